@@ -1,0 +1,126 @@
+//! Every bound that more than one crate must agree on, and how the bounds relate.
+//!
+//! A limit is here or in a node's configuration, never inline. The relations between them are
+//! asserted at compile time at the end of this file: break one and the build fails.
+
+use std::time::Duration;
+
+/// Bytes per KiB.
+pub const KIB: usize = 1024;
+/// Bytes per MiB.
+pub const MIB: usize = 1024 * KIB;
+
+// ---- records and batches ----
+
+/// Largest record batch on the wire and on disk, header included, in bytes.
+pub const BATCH_BYTES_MAX: usize = 4 * MIB;
+/// Largest key plus value plus headers of one record, in bytes.
+pub const RECORD_BYTES_MAX: usize = MIB;
+/// Most records in one batch.
+pub const BATCH_RECORDS_MAX: usize = 100_000;
+/// Most headers on one record.
+pub const RECORD_HEADERS_MAX: usize = 128;
+/// Most bytes that a compressed batch may unpack to.
+pub const BATCH_UNPACKED_BYTES_MAX: usize = 16 * MIB;
+
+// ---- wire ----
+
+/// Largest control message (CBOR), in bytes.
+pub const CONTROL_BYTES_MAX: usize = MIB;
+/// Largest frame of any kind on any stream, its header included, in bytes.
+pub const FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX + 64 * KIB;
+/// How deeply nested a control message may be.
+pub const CONTROL_DEPTH_MAX: usize = 32;
+/// Longest time between the first byte of a control request and its last.
+pub const REQUEST_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time a client's first stream may take to say hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A subscription that had nothing to send for this long sends its high watermark.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// A connection that was silent for this long is closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a side with open work sends a keep-alive on a silent connection.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(8);
+
+// ---- connections and streams ----
+
+/// Most connections of one node.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// Most bidirectional streams a client may have open on one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 4_096;
+/// Most subscriptions of one node.
+pub const SUBSCRIPTIONS_MAX: usize = 16_384;
+/// Receive window of one stream, in bytes: what a peer may send unread.
+pub const STREAM_WINDOW_BYTES: usize = 4 * MIB;
+/// What a node lets one connection send unread on all its streams together, in bytes.
+pub const NODE_CONNECTION_WINDOW_BYTES: usize = 16 * MIB;
+/// What a side keeps of sent but unacknowledged data per connection, in bytes.
+pub const SEND_WINDOW_BYTES: usize = 16 * MIB;
+/// Size of a UDP socket's send and receive buffers, in bytes.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * MIB;
+/// Largest UDP payload that is tried. Larger ones hung when segments were offloaded in tens
+/// (10 × 6,553 would pass 64 KiB).
+pub const MTU_MAX: u16 = 6_500;
+/// Initial UDP payload over loopback.
+pub const MTU_LOOPBACK: u16 = 6_000;
+
+// ---- topics ----
+
+/// Longest topic, group, principal or header name, in bytes.
+pub const NAME_BYTES_MAX: usize = 249;
+/// Most partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: u32 = 1_024;
+/// Most partitions of one node.
+pub const NODE_PARTITIONS_MAX: usize = 16_384;
+/// Most topics of one node.
+pub const NODE_TOPICS_MAX: usize = 4_096;
+
+// ---- producers, groups and keyed state ----
+
+/// Most idempotent producers remembered per partition; the longest silent is forgotten first.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 1_024;
+/// Batches remembered per producer, so that a retry of any of them is recognised. Also the most
+/// batches a producer may have in flight per partition.
+pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
+/// Most keyed state that one partition may hold in memory, keys and values, in bytes.
+pub const STATE_BYTES_MAX: usize = 16 * MIB;
+/// Longest key of keyed state, in bytes.
+pub const STATE_KEY_BYTES_MAX: usize = 4 * KIB;
+/// Longest value of keyed state, in bytes.
+pub const STATE_VALUE_BYTES_MAX: usize = 256 * KIB;
+
+// ---- memory of a node, defaults ----
+
+/// Recent batches kept in memory for subscribers at the tail, all partitions together, in bytes.
+pub const TAIL_CACHE_BYTES: usize = 32 * MIB;
+/// Produced batches that are received but not yet durable, all clients together, in bytes.
+pub const PRODUCE_BUDGET_BYTES: usize = 32 * MIB;
+/// Batches read from disk and not yet handed to QUIC, all subscriptions together, in bytes.
+pub const FETCH_BUDGET_BYTES: usize = 32 * MIB;
+/// What one read of a subscription takes from the log at most (one batch always fits), in bytes.
+pub const FETCH_CHUNK_BYTES: usize = MIB;
+
+// ---- storage ----
+
+/// Most bytes of entries that one commit takes; one entry always fits.
+pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// Most appends that wait for one shard's writer.
+pub const APPEND_QUEUE_MAX: usize = 16_384;
+
+const _: () = {
+    // A record always fits a batch, a batch a frame, an entry a commit.
+    assert!(RECORD_BYTES_MAX + 64 * KIB <= BATCH_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX < FRAME_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX <= BATCH_UNPACKED_BYTES_MAX);
+    // The largest batch always fits every budget it must pass, or it would wait for ever.
+    assert!(BATCH_BYTES_MAX <= PRODUCE_BUDGET_BYTES);
+    assert!(BATCH_BYTES_MAX <= FETCH_BUDGET_BYTES);
+    assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
+    // One stream cannot use up its connection: four unread ones leave nothing, so clients put
+    // subscriptions on a connection of their own (see `docs/wire.md`, flow control).
+    assert!(STREAM_WINDOW_BYTES * 4 <= NODE_CONNECTION_WINDOW_BYTES);
+    assert!(MTU_LOOPBACK <= MTU_MAX);
+    // Two keep-alives may be lost before a connection counts as idle.
+    assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
+    assert!(HEARTBEAT_INTERVAL.as_millis() * 2 <= IDLE_TIMEOUT.as_millis());
+};
