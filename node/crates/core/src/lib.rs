@@ -4,10 +4,15 @@
 //! Nothing in this crate reads a clock, opens a file or a socket, or awaits. Time and randomness
 //! are arguments. The same code therefore runs in the node, in the client SDK and in tests.
 
+pub mod access;
 pub mod entry;
 pub mod ids;
 pub mod limits;
+pub mod metadata;
 pub mod partition;
+pub mod partitioner;
 pub mod record;
+pub mod topic;
+pub mod wire;
 
 pub use ids::{LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId};

@@ -1,0 +1,170 @@
+//! Zigzag variable-length integers, as in Kafka's record batch v2 (and Protocol Buffers' `sint`).
+//!
+//! Seven bits per byte, least significant first; the top bit says that more follow. Nearly every
+//! integer of a record fits one or two bytes, so those two cases are decided inline and everything
+//! longer is out of line.
+
+/// Most bytes of an encoded `i32`.
+pub(super) const VARINT_BYTES_MAX: usize = 5;
+/// Most bytes of an encoded `i64`.
+pub(super) const VARLONG_BYTES_MAX: usize = 10;
+
+/// Reads varints and byte strings off the front of a slice. Every method gives `None`, and reads
+/// nothing that matters, where the slice ends early or an integer is out of range.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Cursor { rest: bytes }
+    }
+
+    /// What was not read yet.
+    #[inline]
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    #[inline]
+    pub(super) fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(head)
+    }
+
+    #[inline]
+    pub(super) fn varint(&mut self) -> Option<i32> {
+        let raw = match *self.rest {
+            [a, ref rest @ ..] if a < 0x80 => {
+                self.rest = rest;
+                u32::from(a)
+            }
+            [a, b, ref rest @ ..] if b < 0x80 => {
+                self.rest = rest;
+                u32::from(a & 0x7f) | u32::from(b) << 7
+            }
+            _ => u32::try_from(self.varint_long(VARINT_BYTES_MAX)?).ok()?,
+        };
+        Some((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
+    }
+
+    #[inline]
+    pub(super) fn varlong(&mut self) -> Option<i64> {
+        let raw = match *self.rest {
+            [a, ref rest @ ..] if a < 0x80 => {
+                self.rest = rest;
+                u64::from(a)
+            }
+            [a, b, ref rest @ ..] if b < 0x80 => {
+                self.rest = rest;
+                u64::from(a & 0x7f) | u64::from(b) << 7
+            }
+            _ => self.varint_long(VARLONG_BYTES_MAX)?,
+        };
+        Some((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
+    }
+
+    /// A byte string behind its length; a length of -1 is null, any other negative one an error.
+    #[inline]
+    pub(super) fn nullable_bytes(&mut self) -> Option<Option<&'a [u8]>> {
+        let count = self.varint()?;
+        if count == -1 {
+            return Some(None);
+        }
+        self.take(usize::try_from(count).ok()?).map(Some)
+    }
+
+    #[cold]
+    fn varint_long(&mut self, bytes_max: usize) -> Option<u64> {
+        let mut value = 0u64;
+        for (index, &byte) in self.rest.iter().take(bytes_max).enumerate() {
+            let bits = u64::from(byte & 0x7f);
+            let shift = 7 * index as u32;
+            // The tenth byte has room for one bit only.
+            if bits << shift >> shift != bits {
+                return None;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                self.rest = &self.rest[index + 1..];
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+/// Bytes that [`put_varint`] writes for `value`.
+#[inline]
+pub(super) fn varint_bytes(value: i32) -> usize {
+    varlong_bytes(i64::from(value))
+}
+
+/// Bytes that [`put_varlong`] writes for `value`.
+#[inline]
+pub(super) fn varlong_bytes(value: i64) -> usize {
+    // (bits + 6) / 7, at least 1. Or-ing 1 makes 0 count as one bit.
+    (70 - (zigzag(value) | 1).leading_zeros() as usize) / 7
+}
+
+/// A few varints, gathered on the stack so that they are appended to a buffer at once.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    bytes: [u8; Scratch::CAPACITY],
+    len: usize,
+}
+
+impl Scratch {
+    /// One attribute byte, a varlong and three varints.
+    const CAPACITY: usize = 1 + VARLONG_BYTES_MAX + 3 * VARINT_BYTES_MAX;
+
+    #[inline]
+    pub(super) fn new() -> Self {
+        Scratch {
+            bytes: [0; Scratch::CAPACITY],
+            len: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    #[inline]
+    pub(super) fn byte(mut self, byte: u8) -> Self {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+        self
+    }
+
+    /// A length, or -1 for `None`. Lengths are bounded by the caller, far below `i32::MAX`.
+    #[inline]
+    pub(super) fn length(self, count: Option<usize>) -> Self {
+        self.varlong(count.map_or(-1, |count| count as i64))
+    }
+
+    #[inline]
+    pub(super) fn varlong(mut self, value: i64) -> Self {
+        let mut raw = zigzag(value);
+        while raw >= 0x80 {
+            self = self.byte(raw as u8 | 0x80);
+            raw >>= 7;
+        }
+        self.byte(raw as u8)
+    }
+}
+
+#[inline]
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
+}
