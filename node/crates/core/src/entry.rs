@@ -101,11 +101,7 @@ impl EntryHeader {
     #[must_use]
     pub fn encode(&self, state: &[u8], source: &[u8]) -> [u8; ENTRY_HEADER_BYTES] {
         assert_eq!(state.len(), self.state_len as usize, "state section length");
-        assert_eq!(
-            source.len(),
-            self.source_len as usize,
-            "source section length"
-        );
+        assert_eq!(source.len(), self.source_len as usize, "source section length");
         let mut bytes = [0; ENTRY_HEADER_BYTES];
         let mut out = &mut bytes[..];
         out.put_u8(ENTRY_VERSION);
@@ -131,9 +127,7 @@ impl EntryHeader {
     /// [`EntryError`] for anything that this version did not write.
     pub fn decode(bytes: &[u8]) -> Result<EntryHeader, EntryError> {
         let header = EntryHeader::decode_unchecked(bytes)?;
-        let sections = bytes
-            .get(ENTRY_HEADER_BYTES..header.batch_at())
-            .ok_or(EntryError::Short)?;
+        let sections = bytes.get(ENTRY_HEADER_BYTES..header.batch_at()).ok_or(EntryError::Short)?;
         let (state, source) = sections.split_at(header.state_len as usize);
         let stored = u32::from_le_bytes([bytes[44], bytes[45], bytes[46], bytes[47]]);
         if sections_crc(&bytes[..44], state, source) != stored {
@@ -186,11 +180,7 @@ impl EntryHeader {
             && self.state_len as usize <= limits::STATE_BYTES_MAX
             && self.source_len as usize <= limits::CONTROL_BYTES_MAX
             && self.batch_len as usize <= limits::BATCH_BYTES_MAX;
-        if taken_fits && bounded {
-            Ok(())
-        } else {
-            Err(EntryError::Bounds)
-        }
+        if taken_fits && bounded { Ok(()) } else { Err(EntryError::Bounds) }
     }
 }
 
@@ -298,14 +288,8 @@ mod tests {
     #[test]
     fn round_trip_and_every_flipped_bit_is_refused() {
         let state = encode_state(&[
-            StateChange {
-                key: Bytes::from_static(b"a"),
-                value: Some(Bytes::from_static(b"1")),
-            },
-            StateChange {
-                key: Bytes::from_static(b"b"),
-                value: None,
-            },
+            StateChange { key: Bytes::from_static(b"a"), value: Some(Bytes::from_static(b"1")) },
+            StateChange { key: Bytes::from_static(b"b"), value: None },
         ]);
         let header = header(&state);
         let mut bytes = header.encode(&state, b"").to_vec();
@@ -315,10 +299,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                EntryHeader::decode(&flipped).is_err(),
-                "bit {bit} went unseen"
-            );
+            assert!(EntryHeader::decode(&flipped).is_err(), "bit {bit} went unseen");
         }
     }
 
@@ -331,11 +312,7 @@ mod tests {
             value: Some(Bytes::from_static(b"value")),
         }]);
         for cut in 1..section.len() {
-            assert_eq!(
-                decode_state(&section.slice(..cut)),
-                Err(EntryError::Short),
-                "cut {cut}"
-            );
+            assert_eq!(decode_state(&section.slice(..cut)), Err(EntryError::Short), "cut {cut}");
         }
     }
 }

@@ -83,12 +83,4 @@ macro_rules! display_number {
         }
     )* };
 }
-display_number!(
-    Offset,
-    TimestampMs,
-    TopicId,
-    PartitionIndex,
-    PartitionId,
-    LeaderEpoch,
-    ProducerId
-);
+display_number!(Offset, TimestampMs, TopicId, PartitionIndex, PartitionId, LeaderEpoch, ProducerId);

@@ -82,10 +82,7 @@ mod tests {
             (b"foobar", -790_332_482),
             (b"a-little-bit-long-string", -985_981_536),
             (b"a-little-bit-longer-string", -1_486_304_829),
-            (
-                b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
+            (b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
             (b"abc", 479_470_107),
         ];
         for (data, hash) in vectors {
@@ -96,10 +93,7 @@ mod tests {
     /// A negative hash loses its sign bit; it is not negated.
     #[test]
     fn a_key_always_gets_the_same_partition() {
-        assert_eq!(
-            partition_for_key(b"21", 10).0,
-            ((-973_932_308_i64 + (1 << 31)) % 10) as u32
-        );
+        assert_eq!(partition_for_key(b"21", 10).0, ((-973_932_308_i64 + (1 << 31)) % 10) as u32);
         assert_eq!(partition_for_key(b"abc", 1_000), PartitionIndex(107));
         assert_eq!(partition_for_key(b"foobar", 1), PartitionIndex(0));
         assert_eq!(partition_for_key(b"foobar", 0), PartitionIndex(0));
@@ -112,11 +106,7 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..4 {
             let now = sticky.current(3);
-            assert_eq!(
-                sticky.current(3),
-                now,
-                "no change before the batch is closed"
-            );
+            assert_eq!(sticky.current(3), now, "no change before the batch is closed");
             sticky.on_batch_closed(PartitionIndex((now.0 + 1) % 3), 3);
             assert_eq!(sticky.current(3), now, "another partition's batch");
             sticky.on_batch_closed(now, 3);

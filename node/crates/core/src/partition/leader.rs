@@ -4,7 +4,9 @@
 //!
 //! | state | event | next |
 //! |---|---|---|
-//! | leading | `handle_append` | leading; the log end moves, the reply is parked |
+//! | leading | `decide_append` | unchanged: only an answer |
+//! | leading | `handle_appended` | leading; the log end moves |
+//! | leading | `park` | leading; the reply waits for the disk |
 //! | leading | `handle_durable` | leading; the durable end moves, covered replies are released |
 //! | leading | `handle_failure` | offline; every parked reply is released as unknown |
 //! | offline | `handle_recovered` | leading, in a higher epoch, from what the log holds |
@@ -131,15 +133,15 @@ impl<R> Leader<R> {
         self.parked.len()
     }
 
-    /// Decides about an append of `count` offsets (at least 1). The caller writes it if told to,
-    /// then calls [`Leader::park`] with its reply, before any other call.
+    /// Decides about an append of `count` offsets (at least 1). Nothing changes: if the answer is
+    /// [`Append::Write`], the caller hands the entry to the log and, if the log takes it, calls
+    /// [`Leader::handle_appended`] before anything else.
     ///
     /// # Errors
-    /// [`AppendError`]; nothing changed.
-    pub fn handle_append(
-        &mut self,
+    /// [`AppendError`].
+    pub fn decide_append(
+        &self,
         now: TimestampMs,
-        count: u32,
         producer: Option<&ProducerBatch>,
     ) -> Result<Append, AppendError> {
         if !self.online {
@@ -153,18 +155,24 @@ impl<R> Leader<R> {
         if self.log_end.0 > i64::MAX - 2 * limits::BATCH_RECORDS_MAX as i64 {
             return Err(AppendError::Exhausted);
         }
-        let base_offset = self.log_end;
-        self.log_end = base_offset.plus(count);
-        self.append_time = self.append_time.max(now);
+        let (base_offset, epoch) = (self.log_end, self.epoch);
+        let append_time = self.append_time.max(now);
+        Ok(Append::Write { base_offset, epoch, append_time })
+    }
+
+    /// The log took an entry of `count` offsets that [`Leader::decide_append`] allowed.
+    pub fn handle_appended(
+        &mut self,
+        append_time: TimestampMs,
+        count: u32,
+        producer: Option<&ProducerBatch>,
+    ) {
         if let Some(producer) = producer {
-            self.producers.record(producer, base_offset);
+            self.producers.record(producer, self.log_end);
         }
+        self.log_end = self.log_end.plus(count);
+        self.append_time = self.append_time.max(append_time);
         self.check_invariant();
-        Ok(Append::Write {
-            base_offset,
-            epoch: self.epoch,
-            append_time: self.append_time,
-        })
     }
 
     /// Keeps `reply` until everything below `through` is committed. Gives it back at once if it is.
@@ -174,10 +182,7 @@ impl<R> Leader<R> {
         }
         // A duplicate of a batch that is still on its way waits behind what was parked after that
         // batch: its own end may be lower, but acknowledgements keep the order of arrival.
-        let through = self
-            .parked
-            .back()
-            .map_or(through, |last| last.through.max(through));
+        let through = self.parked.back().map_or(through, |last| last.through.max(through));
         self.parked.push_back(Parked { through, reply });
         None
     }
@@ -189,26 +194,17 @@ impl<R> Leader<R> {
     /// # Panics
     /// If `end` lies beyond the log end: the disk cannot hold what was never appended.
     pub fn handle_durable(&mut self, end: Offset) -> impl Iterator<Item = R> + use<'_, R> {
-        assert!(
-            end <= self.log_end,
-            "durable end {end} beyond log end {}",
-            self.log_end
-        );
+        assert!(end <= self.log_end, "durable end {end} beyond log end {}", self.log_end);
         self.durable_end = self.durable_end.max(end);
         self.high_watermark = self.durable_end;
         self.check_invariant();
-        let covered = self
-            .parked
-            .partition_point(|p| p.through <= self.high_watermark);
+        let covered = self.parked.partition_point(|p| p.through <= self.high_watermark);
         self.parked.drain(..covered).map(|p| p.reply)
     }
 
     /// Retention moved the log start to `start`.
     pub fn handle_log_start(&mut self, start: Offset) {
-        assert!(
-            start <= self.high_watermark,
-            "log start {start} beyond the high watermark"
-        );
+        assert!(start <= self.high_watermark, "log start {start} beyond the high watermark");
         self.log_start = self.log_start.max(start);
     }
 
@@ -257,13 +253,21 @@ mod tests {
         Leader::new(LeaderEpoch(1), &PartitionView::default())
     }
 
-    fn producer(base_sequence: i32, count: u32) -> ProducerBatch {
-        ProducerBatch {
-            id: ProducerId(5),
-            epoch: 0,
-            base_sequence,
-            count,
+    fn append(
+        leader: &mut Leader<&'static str>,
+        now: i64,
+        count: u32,
+        producer: Option<ProducerBatch>,
+    ) -> Result<Append, AppendError> {
+        let decided = leader.decide_append(TimestampMs(now), producer.as_ref())?;
+        if let Append::Write { append_time, .. } = decided {
+            leader.handle_appended(append_time, count, producer.as_ref());
         }
+        Ok(decided)
+    }
+
+    fn producer(base_sequence: i32, count: u32) -> ProducerBatch {
+        ProducerBatch { id: ProducerId(5), epoch: 0, base_sequence, count }
     }
 
     fn write(base: i64, time: i64) -> Append {
@@ -279,22 +283,13 @@ mod tests {
     #[test]
     fn append_and_commit() {
         let mut leader = leader();
-        assert_eq!(
-            leader.handle_append(TimestampMs(50), 10, None),
-            Ok(write(0, 50))
-        );
+        assert_eq!(append(&mut leader, 50, 10, None), Ok(write(0, 50)));
         assert_eq!(leader.park(Offset(10), "a"), None);
-        assert_eq!(
-            leader.handle_append(TimestampMs(40), 5, None),
-            Ok(write(10, 50))
-        );
+        assert_eq!(append(&mut leader, 40, 5, None), Ok(write(10, 50)));
         assert_eq!(leader.park(Offset(15), "b"), None);
         assert_eq!(leader.handle_durable(Offset(9)).count(), 0);
         assert_eq!(leader.high_watermark(), Offset(9));
-        assert_eq!(
-            leader.handle_durable(Offset(15)).collect::<Vec<_>>(),
-            ["a", "b"]
-        );
+        assert_eq!(leader.handle_durable(Offset(15)).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(leader.park(Offset(15), "c"), Some("c"));
     }
 
@@ -303,29 +298,17 @@ mod tests {
     #[test]
     fn duplicate_in_flight_waits() {
         let mut leader = leader();
-        leader
-            .handle_append(TimestampMs(0), 2, Some(&producer(0, 2)))
-            .unwrap();
+        append(&mut leader, 0, 2, Some(producer(0, 2))).unwrap();
         leader.park(Offset(2), "first");
-        leader
-            .handle_append(TimestampMs(0), 2, Some(&producer(2, 2)))
-            .unwrap();
+        append(&mut leader, 0, 2, Some(producer(2, 2))).unwrap();
         leader.park(Offset(4), "second");
         assert_eq!(
-            leader.handle_append(TimestampMs(0), 2, Some(&producer(0, 2))),
-            Ok(Append::Duplicate {
-                base_offset: Offset(0)
-            })
+            append(&mut leader, 0, 2, Some(producer(0, 2))),
+            Ok(Append::Duplicate { base_offset: Offset(0) })
         );
         assert_eq!(leader.park(Offset(2), "retry"), None);
-        assert_eq!(
-            leader.handle_durable(Offset(2)).collect::<Vec<_>>(),
-            ["first"]
-        );
-        assert_eq!(
-            leader.handle_durable(Offset(4)).collect::<Vec<_>>(),
-            ["second", "retry"]
-        );
+        assert_eq!(leader.handle_durable(Offset(2)).collect::<Vec<_>>(), ["first"]);
+        assert_eq!(leader.handle_durable(Offset(4)).collect::<Vec<_>>(), ["second", "retry"]);
         assert_eq!(leader.log_end(), Offset(4));
     }
 
@@ -334,21 +317,14 @@ mod tests {
     #[test]
     fn failure_and_recovery() {
         let mut leader = leader();
-        leader.handle_append(TimestampMs(0), 3, None).unwrap();
+        append(&mut leader, 0, 3, None).unwrap();
         leader.park(Offset(3), "lost?");
         assert_eq!(leader.handle_failure().collect::<Vec<_>>(), ["lost?"]);
-        assert_eq!(
-            leader.handle_append(TimestampMs(0), 1, None),
-            Err(AppendError::Offline)
-        );
+        assert_eq!(append(&mut leader, 0, 1, None), Err(AppendError::Offline));
         leader.handle_recovered(LeaderEpoch(2), &PartitionView::default());
         assert!(matches!(
-            leader.handle_append(TimestampMs(0), 1, None),
-            Ok(Append::Write {
-                base_offset: Offset(0),
-                epoch: LeaderEpoch(2),
-                ..
-            })
+            append(&mut leader, 0, 1, None),
+            Ok(Append::Write { base_offset: Offset(0), epoch: LeaderEpoch(2), .. })
         ));
     }
 
@@ -357,7 +333,7 @@ mod tests {
     #[should_panic(expected = "was committed")]
     fn lost_commit_is_fatal() {
         let mut leader = leader();
-        leader.handle_append(TimestampMs(0), 3, None).unwrap();
+        append(&mut leader, 0, 3, None).unwrap();
         leader.handle_durable(Offset(3)).count();
         leader.handle_recovered(LeaderEpoch(2), &PartitionView::default());
     }

@@ -80,15 +80,11 @@ struct Producer {
 
 impl Producer {
     fn next_sequence(&self) -> i32 {
-        self.batches
-            .back()
-            .map_or(0, |&(base, count, _)| sequence_after(base, count))
+        self.batches.back().map_or(0, |&(base, count, _)| sequence_after(base, count))
     }
 
     fn last_offset(&self) -> Offset {
-        self.batches
-            .back()
-            .map_or(Offset::ZERO, |&(_, _, offset)| offset)
+        self.batches.back().map_or(Offset::ZERO, |&(_, _, offset)| offset)
     }
 }
 
@@ -126,10 +122,7 @@ impl ProducerTable {
             };
         };
         if batch.epoch < known.epoch {
-            return Err(SequenceError::Fenced {
-                current: known.epoch,
-                got: batch.epoch,
-            });
+            return Err(SequenceError::Fenced { current: known.epoch, got: batch.epoch });
         }
         let got = batch.base_sequence;
         if batch.epoch > known.epoch {
@@ -160,10 +153,10 @@ impl ProducerTable {
         if full && !self.producers.contains_key(&batch.id) {
             self.forget_longest_silent();
         }
-        let producer = self.producers.entry(batch.id).or_insert_with(|| Producer {
-            epoch: batch.epoch,
-            batches: VecDeque::new(),
-        });
+        let producer = self
+            .producers
+            .entry(batch.id)
+            .or_insert_with(|| Producer { epoch: batch.epoch, batches: VecDeque::new() });
         if producer.epoch != batch.epoch {
             producer.epoch = batch.epoch;
             producer.batches.clear();
@@ -171,9 +164,7 @@ impl ProducerTable {
         if producer.batches.len() == limits::PRODUCER_BATCHES_REMEMBERED {
             producer.batches.pop_front();
         }
-        producer
-            .batches
-            .push_back((batch.base_sequence, batch.count, base_offset));
+        producer.batches.push_back((batch.base_sequence, batch.count, base_offset));
     }
 
     /// Ties cannot occur: two producers never share an offset. So the choice is the same on every
@@ -221,10 +212,7 @@ impl ProducerTable {
             if batches > limits::PRODUCER_BATCHES_REMEMBERED {
                 return None;
             }
-            let mut producer = Producer {
-                epoch,
-                batches: VecDeque::with_capacity(batches),
-            };
+            let mut producer = Producer { epoch, batches: VecDeque::with_capacity(batches) };
             for _ in 0..batches {
                 let base = bytes.try_get_i32_le().ok()?;
                 let count = bytes.try_get_u32_le().ok()?;
@@ -249,12 +237,7 @@ mod tests {
     use super::*;
 
     fn batch(id: i64, base_sequence: i32, count: u32) -> ProducerBatch {
-        ProducerBatch {
-            id: ProducerId(id),
-            epoch: 0,
-            base_sequence,
-            count,
-        }
+        ProducerBatch { id: ProducerId(id), epoch: 0, base_sequence, count }
     }
 
     /// Goal: in-order batches pass, retries of the last five are recognised with their offset, and
@@ -269,34 +252,17 @@ mod tests {
         }
         assert_eq!(
             table.check(&batch(1, 20, 10)),
-            Ok(Sequence::Duplicate {
-                base_offset: Offset(200)
-            })
+            Ok(Sequence::Duplicate { base_offset: Offset(200) })
         );
-        assert_eq!(
-            table.check(&batch(1, 10, 10)),
-            Err(SequenceError::Forgotten { got: 10 })
-        );
-        assert_eq!(
-            table.check(&batch(1, 65, 5)),
-            Err(SequenceError::Forgotten { got: 65 })
-        );
+        assert_eq!(table.check(&batch(1, 10, 10)), Err(SequenceError::Forgotten { got: 10 }));
+        assert_eq!(table.check(&batch(1, 65, 5)), Err(SequenceError::Forgotten { got: 65 }));
         assert_eq!(
             table.check(&batch(1, 71, 1)),
-            Err(SequenceError::Gap {
-                expected: 70,
-                got: 71
-            })
+            Err(SequenceError::Gap { expected: 70, got: 71 })
         );
-        assert_eq!(
-            table.check(&batch(2, 5, 1)),
-            Err(SequenceError::UnknownProducer)
-        );
+        assert_eq!(table.check(&batch(2, 5, 1)), Err(SequenceError::UnknownProducer));
         assert_eq!(table.check(&batch(2, -1, 1)), Err(SequenceError::Malformed));
-        let newer = ProducerBatch {
-            epoch: 1,
-            ..batch(1, 0, 1)
-        };
+        let newer = ProducerBatch { epoch: 1, ..batch(1, 0, 1) };
         assert_eq!(table.check(&newer), Ok(Sequence::Next));
         table.record(&newer, Offset(900));
         assert_eq!(
@@ -317,10 +283,7 @@ mod tests {
             table.check(&batch(1, i32::MAX - 9, 1)),
             Err(SequenceError::Forgotten { got: i32::MAX - 9 })
         );
-        assert!(matches!(
-            table.check(&batch(1, 4, 1)),
-            Err(SequenceError::Gap { .. })
-        ));
+        assert!(matches!(table.check(&batch(1, 4, 1)), Err(SequenceError::Gap { .. })));
     }
 
     /// Goal: the table stays within its bound and forgets the longest silent producer.
@@ -332,10 +295,7 @@ mod tests {
             table.record(&batch(id, 0, 1), Offset(id));
         }
         assert_eq!(table.len(), max as usize);
-        assert_eq!(
-            table.check(&batch(0, 1, 1)),
-            Err(SequenceError::UnknownProducer)
-        );
+        assert_eq!(table.check(&batch(0, 1, 1)), Err(SequenceError::UnknownProducer));
         assert_eq!(table.check(&batch(1, 1, 1)), Ok(Sequence::Next));
     }
 

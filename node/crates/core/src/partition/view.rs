@@ -109,10 +109,7 @@ impl PartitionView {
         }
         match self.epochs.last() {
             Some(&(last, _)) if header.epoch < last => {
-                return Err(ViewError::EpochWentBack {
-                    last,
-                    got: header.epoch,
-                });
+                return Err(ViewError::EpochWentBack { last, got: header.epoch });
             }
             Some(&(last, _)) if header.epoch == last => {}
             _ => self.epochs.push((header.epoch, header.base_offset)),
@@ -135,18 +132,14 @@ impl PartitionView {
     fn advance_log_start(&mut self, start: Offset) {
         self.log_start = self.log_start.max(start);
         // The epoch that `log_start` lies in keeps its row: it began at or before it.
-        let keep = self
-            .epochs
-            .partition_point(|&(_, begin)| begin <= self.log_start);
+        let keep = self.epochs.partition_point(|&(_, begin)| begin <= self.log_start);
         self.epochs.drain(..keep.saturating_sub(1));
     }
 
     /// The newest leader epoch in the log, or the default (0) if nothing was ever appended.
     #[must_use]
     pub fn epoch(&self) -> LeaderEpoch {
-        self.epochs
-            .last()
-            .map_or(LeaderEpoch::default(), |&(epoch, _)| epoch)
+        self.epochs.last().map_or(LeaderEpoch::default(), |&(epoch, _)| epoch)
     }
 
     /// The view as snapshot bytes: `u8` version, `i64` log start, log end and append time, a `u32`
@@ -207,14 +200,7 @@ impl PartitionView {
             state.insert(key, value);
         }
         let whole = bytes.is_empty() && Offset::ZERO <= log_start && log_start <= log_end;
-        whole.then_some(PartitionView {
-            log_start,
-            log_end,
-            append_time,
-            epochs,
-            producers,
-            state,
-        })
+        whole.then_some(PartitionView { log_start, log_end, append_time, epochs, producers, state })
     }
 }
 
@@ -256,25 +242,13 @@ mod tests {
             item(LogStart, 12, 0, 3),
         ]);
         assert_eq!((view.log_start, view.log_end), (Offset(12), Offset(20)));
-        assert_eq!(
-            view.epochs,
-            [(LeaderEpoch(1), Offset(0)), (LeaderEpoch(3), Offset(15))]
-        );
+        assert_eq!(view.epochs, [(LeaderEpoch(1), Offset(0)), (LeaderEpoch(3), Offset(15))]);
         let before = view.clone();
         let refused = [
-            (
-                item(Entry, 21, 1, 3),
-                ViewError::NotDense {
-                    expected: Offset(20),
-                    got: Offset(21),
-                },
-            ),
+            (item(Entry, 21, 1, 3), ViewError::NotDense { expected: Offset(20), got: Offset(21) }),
             (
                 item(Entry, 20, 1, 2),
-                ViewError::EpochWentBack {
-                    last: LeaderEpoch(3),
-                    got: LeaderEpoch(2),
-                },
+                ViewError::EpochWentBack { last: LeaderEpoch(3), got: LeaderEpoch(2) },
             ),
             (item(LogStart, 21, 0, 3), ViewError::LogStart(Offset(21))),
             (item(Truncate, 11, 0, 3), ViewError::Truncate(Offset(11))),
@@ -299,19 +273,9 @@ mod tests {
             key: Bytes::from(key),
             value: value.map(Bytes::from),
         };
-        let producer = ProducerBatch {
-            id: ProducerId(9),
-            epoch: 0,
-            base_sequence: 0,
-            count: 1,
-        };
-        let changes = [
-            change("a", Some("1")),
-            change("b", Some("2")),
-            change("a", None),
-        ];
-        view.apply(&item(EntryKind::Entry, 4, 1, 1), &changes, Some(&producer))
-            .unwrap();
+        let producer = ProducerBatch { id: ProducerId(9), epoch: 0, base_sequence: 0, count: 1 };
+        let changes = [change("a", Some("1")), change("b", Some("2")), change("a", None)];
+        view.apply(&item(EntryKind::Entry, 4, 1, 1), &changes, Some(&producer)).unwrap();
         assert_eq!(view.state.len(), 1);
         let bytes = view.encode();
         assert_eq!(PartitionView::decode(&bytes), Some(view));

@@ -57,28 +57,16 @@ impl RecordBatch {
         let header = BatchHeader::decode(&bytes)?;
         let need = header.total_bytes();
         if bytes.len() < need {
-            return Err(BatchError::Short {
-                have: bytes.len(),
-                need,
-            });
+            return Err(BatchError::Short { have: bytes.len(), need });
         }
         if bytes.len() > need {
-            return Err(BatchError::TrailingBytes {
-                extra: bytes.len() - need,
-            });
+            return Err(BatchError::TrailingBytes { extra: bytes.len() - need });
         }
         let computed = crc32c::crc32c(&bytes[CHECKSUM_FROM..]);
         if computed != header.crc {
-            return Err(BatchError::Checksum {
-                stored: header.crc,
-                computed,
-            });
+            return Err(BatchError::Checksum { stored: header.crc, computed });
         }
-        Ok(RecordBatch {
-            header,
-            bytes,
-            walked: false,
-        })
+        Ok(RecordBatch { header, bytes, walked: false })
     }
 
     /// The header.
@@ -125,19 +113,13 @@ impl RecordBatch {
         if self.header.base_offset == base_offset && self.header.epoch == epoch {
             return self;
         }
-        let mut bytes = self
-            .bytes
-            .try_into_mut()
-            .unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
+        let mut bytes =
+            self.bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
         // Cannot fail: a decoded batch is longer than its header.
         let patched = set_base(&mut bytes, base_offset, epoch);
         debug_assert!(patched.is_ok());
         RecordBatch {
-            header: BatchHeader {
-                base_offset,
-                epoch,
-                ..self.header
-            },
+            header: BatchHeader { base_offset, epoch, ..self.header },
             bytes: bytes.freeze(),
             walked: self.walked,
         }

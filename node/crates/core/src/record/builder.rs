@@ -76,13 +76,7 @@ impl BatchBuilder {
     #[must_use]
     pub fn fits(&self, record: &Record) -> bool {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        self.measure(
-            record.timestamp,
-            key,
-            value,
-            record.headers.iter().map(Header::view),
-        )
-        .is_ok()
+        self.measure(record.timestamp, key, value, record.headers.iter().map(Header::view)).is_ok()
     }
 
     /// Adds a record.
@@ -111,17 +105,17 @@ impl BatchBuilder {
             self.max_timestamp = timestamp;
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        let before_key = Scratch::new()
+        let mut before_key = Scratch::new();
+        before_key
             .length(Some(size.body_bytes))
             .byte(0)
             .varlong(timestamp.0.wrapping_sub(self.base_timestamp.0))
             .length(Some(self.count as usize))
             .length(key.map(<[u8]>::len));
-        self.buffer.extend_from_slice(before_key.as_slice());
+        before_key.append_to(&mut self.buffer);
         self.buffer.extend_from_slice(key.unwrap_or_default());
         self.put_counted(value);
-        self.buffer
-            .extend_from_slice(Scratch::new().length(Some(size.header_count)).as_slice());
+        self.put_length(Some(size.header_count));
         for header in headers {
             self.put_counted(Some(header.name.as_bytes()));
             self.put_counted(header.value);
@@ -136,12 +130,7 @@ impl BatchBuilder {
     /// As [`BatchBuilder::push`].
     pub fn push_record(&mut self, record: &Record) -> Result<(), PushError> {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        self.push(
-            record.timestamp,
-            key,
-            value,
-            record.headers.iter().map(Header::view),
-        )
+        self.push(record.timestamp, key, value, record.headers.iter().map(Header::view))
     }
 
     /// Adds a record of another batch. Its offset is not kept.
@@ -170,10 +159,7 @@ impl BatchBuilder {
         };
         let idempotent = producer_id.is_some();
         if idempotent && (producer_epoch < 0 || base_sequence < 0) {
-            return Err(BuildError::Producer {
-                epoch: producer_epoch,
-                sequence: base_sequence,
-            });
+            return Err(BuildError::Producer { epoch: producer_epoch, sequence: base_sequence });
         }
         let (mut batch, compression) = self.take_batch()?;
         let mut header = BatchHeader {
@@ -185,11 +171,7 @@ impl BatchBuilder {
             last_offset_delta,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
-            producer_id: if idempotent {
-                producer_id
-            } else {
-                ProducerId::NONE
-            },
+            producer_id: if idempotent { producer_id } else { ProducerId::NONE },
             producer_epoch: if idempotent { producer_epoch } else { -1 },
             base_sequence: if idempotent { base_sequence } else { -1 },
             record_count: self.count,
@@ -217,10 +199,7 @@ impl BatchBuilder {
             self.packed.extend_from_slice(&[0; BATCH_HEADER_BYTES]);
             let records = &self.buffer[BATCH_HEADER_BYTES..];
             compress::pack(self.compression, records, &mut self.packed).map_err(|error| {
-                BuildError::Pack {
-                    compression: self.compression,
-                    reason: error.to_string(),
-                }
+                BuildError::Pack { compression: self.compression, reason: error.to_string() }
             })?;
             if self.packed.len() < plain_bytes {
                 self.buffer.clear();
@@ -231,16 +210,23 @@ impl BatchBuilder {
         Ok((self.buffer.split(), Compression::None))
     }
 
+    #[inline]
     fn put_counted(&mut self, bytes: Option<&[u8]>) {
-        self.buffer
-            .extend_from_slice(Scratch::new().length(bytes.map(<[u8]>::len)).as_slice());
+        self.put_length(bytes.map(<[u8]>::len));
         self.buffer.extend_from_slice(bytes.unwrap_or_default());
+    }
+
+    #[inline]
+    fn put_length(&mut self, count: Option<usize>) {
+        let mut scratch = Scratch::new();
+        scratch.length(count);
+        scratch.append_to(&mut self.buffer);
     }
 
     /// Grows the buffer so that `more` bytes fit, and never far beyond the largest batch: the
     /// vector inside doubles, so the last step goes to the limit at once.
     fn make_room(&mut self, more: usize) {
-        let need = self.buffer.len() + BATCH_HEADER_BYTES + more;
+        let need = self.buffer.len() + BATCH_HEADER_BYTES + more + Scratch::CAPACITY;
         if need <= self.buffer.capacity() {
             return;
         }
@@ -263,22 +249,13 @@ impl BatchBuilder {
     ) -> Result<RecordSize, PushError> {
         let (key_bytes, value_bytes) = (key.map_or(0, <[u8]>::len), value.map_or(0, <[u8]>::len));
         let headers = HeadersSize::of(headers)?;
-        let payload = key_bytes
-            .saturating_add(value_bytes)
-            .saturating_add(headers.payload_bytes);
+        let payload = key_bytes.saturating_add(value_bytes).saturating_add(headers.payload_bytes);
         if payload > limits::RECORD_BYTES_MAX {
             let max = limits::RECORD_BYTES_MAX;
-            return Err(RecordTooLarge::Bytes {
-                bytes: payload,
-                max,
-            }
-            .into());
+            return Err(RecordTooLarge::Bytes { bytes: payload, max }.into());
         }
-        let timestamp_delta = if self.count == 0 {
-            0
-        } else {
-            timestamp.0.wrapping_sub(self.base_timestamp.0)
-        };
+        let timestamp_delta =
+            if self.count == 0 { 0 } else { timestamp.0.wrapping_sub(self.base_timestamp.0) };
         let body_bytes = 1
             + varlong_bytes(timestamp_delta)
             + varint_bytes(self.count.cast_signed())
@@ -294,11 +271,7 @@ impl BatchBuilder {
         if full && self.count > 0 {
             return Err(PushError::Full);
         }
-        Ok(RecordSize {
-            total_bytes,
-            body_bytes,
-            header_count: headers.count,
-        })
+        Ok(RecordSize { total_bytes, body_bytes, header_count: headers.count })
     }
 }
 
@@ -323,11 +296,7 @@ struct HeadersSize {
 impl HeadersSize {
     #[inline]
     fn of<'h>(headers: impl Iterator<Item = HeaderView<'h>>) -> Result<Self, RecordTooLarge> {
-        let mut size = HeadersSize {
-            count: 0,
-            payload_bytes: 0,
-            total_bytes: 0,
-        };
+        let mut size = HeadersSize { count: 0, payload_bytes: 0, total_bytes: 0 };
         for header in headers {
             let (name, value) = (header.name.len(), header.value.map_or(0, <[u8]>::len));
             if name > limits::NAME_BYTES_MAX {
@@ -337,21 +306,12 @@ impl HeadersSize {
             size.count += 1;
             if size.count > limits::RECORD_HEADERS_MAX {
                 let max = limits::RECORD_HEADERS_MAX;
-                return Err(RecordTooLarge::Headers {
-                    count: size.count,
-                    max,
-                });
+                return Err(RecordTooLarge::Headers { count: size.count, max });
             }
-            let payload = size
-                .payload_bytes
-                .saturating_add(name)
-                .saturating_add(value);
+            let payload = size.payload_bytes.saturating_add(name).saturating_add(value);
             if payload > limits::RECORD_BYTES_MAX {
                 let max = limits::RECORD_BYTES_MAX;
-                return Err(RecordTooLarge::Bytes {
-                    bytes: payload,
-                    max,
-                });
+                return Err(RecordTooLarge::Bytes { bytes: payload, max });
             }
             size.payload_bytes = payload;
             size.total_bytes += name

@@ -109,19 +109,13 @@ pub(super) fn unpack(way: Compression, input: &[u8], max: usize) -> Result<Vec<u
     match way {
         Compression::None if input.len() <= max => Ok(input.to_vec()),
         Compression::None => Err(too_large(way, max)),
-        Compression::Gzip => read_bounded(
-            way,
-            flate2::bufread::MultiGzDecoder::new(input),
-            input.len(),
-            max,
-        ),
+        Compression::Gzip => {
+            read_bounded(way, flate2::bufread::MultiGzDecoder::new(input), input.len(), max)
+        }
         Compression::Snappy => unpack_snappy(input, max),
-        Compression::Lz4 => read_bounded(
-            way,
-            lz4_flex::frame::FrameDecoder::new(input),
-            input.len(),
-            max,
-        ),
+        Compression::Lz4 => {
+            read_bounded(way, lz4_flex::frame::FrameDecoder::new(input), input.len(), max)
+        }
         Compression::Zstd => unpack_zstd(input, max),
     }
 }
@@ -131,10 +125,7 @@ fn too_large(compression: Compression, max: usize) -> UnpackError {
 }
 
 fn malformed(compression: Compression, reason: impl fmt::Display) -> UnpackError {
-    UnpackError::Malformed {
-        compression,
-        reason: reason.to_string(),
-    }
+    UnpackError::Malformed { compression, reason: reason.to_string() }
 }
 
 /// Reads `decoder` to its end into memory that grows with what is read, to `max` bytes at most.
@@ -157,9 +148,7 @@ fn read_bounded(
 fn pack_lz4(input: &[u8], out: &mut BytesMut) -> io::Result<()> {
     use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
     // The Java client refuses blocks that depend on each other.
-    let info = FrameInfo::new()
-        .block_size(BlockSize::Max64KB)
-        .block_mode(BlockMode::Independent);
+    let info = FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
     let mut encoder = FrameEncoder::with_frame_info(info, out.writer());
     encoder.write_all(input)?;
     encoder.finish()?;
@@ -187,9 +176,7 @@ fn unpack_zstd(input: &[u8], max: usize) -> Result<Vec<u8>, UnpackError> {
     let way = Compression::Zstd;
     let mut decoder =
         zstd::stream::read::Decoder::with_buffer(input).map_err(|e| malformed(way, e))?;
-    decoder
-        .window_log_max(ZSTD_WINDOW_LOG_MAX)
-        .map_err(|e| malformed(way, e))?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|e| malformed(way, e))?;
     read_bounded(way, decoder, input.len(), max)
 }
 

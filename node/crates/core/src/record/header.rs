@@ -54,10 +54,7 @@ impl BatchHeader {
     /// `Short` with fewer than [`BATCH_HEADER_BYTES`], else what is out of bounds.
     pub fn decode(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         let Some(raw) = bytes.first_chunk::<BATCH_HEADER_BYTES>() else {
-            return Err(BatchError::Short {
-                have: bytes.len(),
-                need: BATCH_HEADER_BYTES,
-            });
+            return Err(BatchError::Short { have: bytes.len(), need: BATCH_HEADER_BYTES });
         };
         let magic = i8::from_be_bytes(array(raw, 16));
         if magic != BATCH_MAGIC {
@@ -203,10 +200,7 @@ pub fn peek_total_bytes(bytes: &[u8]) -> Result<Option<usize>, BatchError> {
         return Err(BatchError::Length(length));
     }
     if total > limits::BATCH_BYTES_MAX {
-        return Err(BatchError::TooLarge {
-            bytes: total,
-            max: limits::BATCH_BYTES_MAX,
-        });
+        return Err(BatchError::TooLarge { bytes: total, max: limits::BATCH_BYTES_MAX });
     }
     Ok(Some(total))
 }
@@ -221,10 +215,7 @@ pub fn set_base(
     epoch: LeaderEpoch,
 ) -> Result<(), BatchError> {
     if batch.len() < BATCH_HEADER_BYTES {
-        return Err(BatchError::Short {
-            have: batch.len(),
-            need: BATCH_HEADER_BYTES,
-        });
+        return Err(BatchError::Short { have: batch.len(), need: BATCH_HEADER_BYTES });
     }
     batch[0..8].copy_from_slice(&base_offset.0.to_be_bytes());
     batch[12..16].copy_from_slice(&epoch.0.to_be_bytes());
@@ -233,10 +224,7 @@ pub fn set_base(
 
 fn decode_record_count(raw: &[u8; BATCH_HEADER_BYTES]) -> Result<u32, BatchError> {
     let count = i32::from_be_bytes(array(raw, 57));
-    let fault = BatchError::RecordCount {
-        count,
-        max: limits::BATCH_RECORDS_MAX,
-    };
+    let fault = BatchError::RecordCount { count, max: limits::BATCH_RECORDS_MAX };
     match u32::try_from(count) {
         Ok(valid @ 1..) if valid as usize <= limits::BATCH_RECORDS_MAX => Ok(valid),
         _ => Err(fault),

@@ -96,10 +96,7 @@ impl<'a> Iterator for RecordIter<'a> {
             timestamp: raw.timestamp(self.base_timestamp),
             key: raw.key,
             value: raw.value,
-            headers: Headers {
-                cursor: Cursor::new(raw.headers),
-                remaining: raw.header_count,
-            },
+            headers: Headers { cursor: Cursor::new(raw.headers), remaining: raw.header_count },
         })
     }
 
@@ -176,11 +173,7 @@ impl<'a> Iterator for Headers<'a> {
         }
         let parsed = HeaderView::parse(&mut self.cursor);
         debug_assert!(parsed.is_ok(), "walked before");
-        self.remaining = if parsed.is_ok() {
-            self.remaining - 1
-        } else {
-            0
-        };
+        self.remaining = if parsed.is_ok() { self.remaining - 1 } else { 0 };
         parsed.ok()
     }
 
@@ -218,10 +211,7 @@ impl Record {
     /// Bytes of key, value and headers: what [`limits::RECORD_BYTES_MAX`] bounds.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
-        let headers = self
-            .headers
-            .iter()
-            .map(|header| header.name.len() + length(&header.value));
+        let headers = self.headers.iter().map(|header| header.name.len() + length(&header.value));
         length(&self.key) + length(&self.value) + headers.sum::<usize>()
     }
 }
@@ -243,10 +233,7 @@ impl Header {
     /// The header, borrowed.
     #[must_use]
     pub fn view(&self) -> HeaderView<'_> {
-        HeaderView {
-            name: &self.name,
-            value: self.value.as_deref(),
-        }
+        HeaderView { name: &self.name, value: self.value.as_deref() }
     }
 }
 
@@ -308,41 +295,27 @@ struct RawRecord<'a> {
 
 impl<'a> RawRecord<'a> {
     /// Takes one record off `cursor`.
-    #[inline]
+    #[inline(always)]
     fn parse(cursor: &mut Cursor<'a>) -> Result<RawRecord<'a>, &'static str> {
-        let length = cursor.varint().ok_or("its length is cut off or too long")?;
+        // A copy, so that the compiler keeps it in registers.
+        let mut whole = *cursor;
+        let length = whole.varint().ok_or("its length is cut off or too long")?;
         let length = usize::try_from(length).map_err(|_| "its length is negative")?;
-        let body = cursor
-            .take(length)
-            .ok_or("it reaches past the end of the batch")?;
+        let body = whole.take(length).ok_or("it reaches past the end of the batch")?;
+        *cursor = whole;
         let mut body = Cursor::new(body);
         if body.byte().ok_or("it is empty")? != 0 {
             return Err("it has attributes, of which none are defined");
         }
-        let timestamp_delta = body
-            .varlong()
-            .ok_or("its timestamp is cut off or too long")?;
+        let timestamp_delta = body.varlong().ok_or("its timestamp is cut off or too long")?;
         let offset_delta = body.varint().ok_or("its offset is cut off or too long")?;
-        let key = body
-            .nullable_bytes()
-            .ok_or("its key reaches past its end")?;
-        let value = body
-            .nullable_bytes()
-            .ok_or("its value reaches past its end")?;
-        let header_count = body
-            .varint()
-            .ok_or("its header count is cut off or too long")?;
+        let key = body.nullable_bytes().ok_or("its key reaches past its end")?;
+        let value = body.nullable_bytes().ok_or("its value reaches past its end")?;
+        let header_count = body.varint().ok_or("its header count is cut off or too long")?;
         let header_count =
             u32::try_from(header_count).map_err(|_| "it has fewer than 0 headers")?;
         let headers = body.rest();
-        Ok(RawRecord {
-            timestamp_delta,
-            offset_delta,
-            key,
-            value,
-            header_count,
-            headers,
-        })
+        Ok(RawRecord { timestamp_delta, offset_delta, key, value, header_count, headers })
     }
 
     /// The sum wraps, as in the Java client: so every timestamp survives, whatever the base.
@@ -354,14 +327,10 @@ impl<'a> RawRecord<'a> {
 
 impl<'a> HeaderView<'a> {
     fn parse(cursor: &mut Cursor<'a>) -> Result<HeaderView<'a>, &'static str> {
-        let name = cursor
-            .nullable_bytes()
-            .ok_or("a header name reaches past its end")?;
+        let name = cursor.nullable_bytes().ok_or("a header name reaches past its end")?;
         let name = name.ok_or("a header has no name")?;
         let name = std::str::from_utf8(name).map_err(|_| "a header name is not UTF-8")?;
-        let value = cursor
-            .nullable_bytes()
-            .ok_or("a header value reaches past its end")?;
+        let value = cursor.nullable_bytes().ok_or("a header value reaches past its end")?;
         Ok(HeaderView { name, value })
     }
 }
@@ -378,10 +347,7 @@ pub(super) fn walk(
         let raw = RawRecord::parse(&mut cursor)
             .map_err(|what| BatchError::RecordMalformed { index, what })?;
         if i64::from(raw.offset_delta) != i64::from(index) {
-            return Err(BatchError::OffsetsNotDense {
-                index,
-                delta: raw.offset_delta,
-            });
+            return Err(BatchError::OffsetsNotDense { index, delta: raw.offset_delta });
         }
         check_payload(&raw, index)?;
         newest = newest.max(raw.timestamp(base_timestamp));
@@ -400,11 +366,7 @@ fn check_payload(raw: &RawRecord<'_>, index: u32) -> Result<(), BatchError> {
         bytes += check_headers(raw).map_err(|what| BatchError::RecordMalformed { index, what })?;
     }
     if bytes > limits::RECORD_BYTES_MAX {
-        return Err(BatchError::RecordTooLarge {
-            index,
-            bytes,
-            max: limits::RECORD_BYTES_MAX,
-        });
+        return Err(BatchError::RecordTooLarge { index, bytes, max: limits::RECORD_BYTES_MAX });
     }
     Ok(())
 }
@@ -423,9 +385,5 @@ fn check_headers(raw: &RawRecord<'_>) -> Result<usize, &'static str> {
         }
         bytes += header.name.len() + header.value.map_or(0, <[u8]>::len);
     }
-    if cursor.rest().is_empty() {
-        Ok(bytes)
-    } else {
-        Err("bytes follow its last header")
-    }
+    if cursor.rest().is_empty() { Ok(bytes) } else { Err("bytes follow its last header") }
 }

@@ -4,6 +4,8 @@
 //! integer of a record fits one or two bytes, so those two cases are decided inline and everything
 //! longer is out of line.
 
+use bytes::BytesMut;
+
 /// Most bytes of an encoded `i32`.
 pub(super) const VARINT_BYTES_MAX: usize = 5;
 /// Most bytes of an encoded `i64`.
@@ -22,26 +24,26 @@ impl<'a> Cursor<'a> {
     }
 
     /// What was not read yet.
-    #[inline]
+    #[inline(always)]
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn byte(&mut self) -> Option<u8> {
         let (&first, rest) = self.rest.split_first()?;
         self.rest = rest;
         Some(first)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.rest.split_at_checked(count)?;
         self.rest = rest;
         Some(head)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn varint(&mut self) -> Option<i32> {
         let raw = match *self.rest {
             [a, ref rest @ ..] if a < 0x80 => {
@@ -52,12 +54,12 @@ impl<'a> Cursor<'a> {
                 self.rest = rest;
                 u32::from(a & 0x7f) | u32::from(b) << 7
             }
-            _ => u32::try_from(self.varint_long(VARINT_BYTES_MAX)?).ok()?,
+            _ => u32::try_from(self.long(VARINT_BYTES_MAX)?).ok()?,
         };
         Some((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn varlong(&mut self) -> Option<i64> {
         let raw = match *self.rest {
             [a, ref rest @ ..] if a < 0x80 => {
@@ -68,13 +70,13 @@ impl<'a> Cursor<'a> {
                 self.rest = rest;
                 u64::from(a & 0x7f) | u64::from(b) << 7
             }
-            _ => self.varint_long(VARLONG_BYTES_MAX)?,
+            _ => self.long(VARLONG_BYTES_MAX)?,
         };
         Some((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
     }
 
     /// A byte string behind its length; a length of -1 is null, any other negative one an error.
-    #[inline]
+    #[inline(always)]
     pub(super) fn nullable_bytes(&mut self) -> Option<Option<&'a [u8]>> {
         let count = self.varint()?;
         if count == -1 {
@@ -83,33 +85,43 @@ impl<'a> Cursor<'a> {
         self.take(usize::try_from(count).ok()?).map(Some)
     }
 
-    #[cold]
-    fn varint_long(&mut self, bytes_max: usize) -> Option<u64> {
-        let mut value = 0u64;
-        for (index, &byte) in self.rest.iter().take(bytes_max).enumerate() {
-            let bits = u64::from(byte & 0x7f);
-            let shift = 7 * index as u32;
-            // The tenth byte has room for one bit only.
-            if bits << shift >> shift != bits {
-                return None;
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                self.rest = &self.rest[index + 1..];
-                return Some(value);
-            }
-        }
-        None
+    #[inline(always)]
+    fn long(&mut self, bytes_max: usize) -> Option<u64> {
+        let (value, count) = long(self.rest, bytes_max)?;
+        self.rest = self.rest.get(count..)?;
+        Some(value)
     }
 }
 
-/// Bytes that [`put_varint`] writes for `value`.
+/// A varint of three bytes or more, and how many it takes.
+///
+/// Takes and gives values, so that a cursor is never borrowed across a call and stays in
+/// registers.
+#[inline(never)]
+fn long(bytes: &[u8], bytes_max: usize) -> Option<(u64, usize)> {
+    let mut value = 0u64;
+    for (index, &byte) in bytes.iter().take(bytes_max).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        let shift = 7 * index as u32;
+        // The tenth byte has room for one bit only.
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        value |= bits << shift;
+        if byte < 0x80 {
+            return Some((value, index + 1));
+        }
+    }
+    None
+}
+
+/// Bytes that `value` takes.
 #[inline]
 pub(super) fn varint_bytes(value: i32) -> usize {
     varlong_bytes(i64::from(value))
 }
 
-/// Bytes that [`put_varlong`] writes for `value`.
+/// Bytes that `value` takes.
 #[inline]
 pub(super) fn varlong_bytes(value: i64) -> usize {
     // (bits + 6) / 7, at least 1. Or-ing 1 makes 0 count as one bit.
@@ -124,40 +136,43 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// One attribute byte, a varlong and three varints.
-    const CAPACITY: usize = 1 + VARLONG_BYTES_MAX + 3 * VARINT_BYTES_MAX;
+    /// One attribute byte, a varlong and three varints take 26.
+    pub(super) const CAPACITY: usize = 32;
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn new() -> Self {
-        Scratch {
-            bytes: [0; Scratch::CAPACITY],
-            len: 0,
-        }
+        Scratch { bytes: [0; Scratch::CAPACITY], len: 0 }
     }
 
-    #[inline]
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// Appends what was gathered to `buffer`, which should have [`Scratch::CAPACITY`] to spare.
+    ///
+    /// Copies the whole array and cuts the rest off again: a copy of constant size is a few
+    /// instructions, one of a variable size a call.
+    #[inline(always)]
+    pub(super) fn append_to(&self, buffer: &mut BytesMut) {
+        let end = buffer.len() + self.len;
+        buffer.extend_from_slice(&self.bytes);
+        buffer.truncate(end);
     }
 
-    #[inline]
-    pub(super) fn byte(mut self, byte: u8) -> Self {
+    #[inline(always)]
+    pub(super) fn byte(&mut self, byte: u8) -> &mut Self {
         self.bytes[self.len] = byte;
         self.len += 1;
         self
     }
 
     /// A length, or -1 for `None`. Lengths are bounded by the caller, far below `i32::MAX`.
-    #[inline]
-    pub(super) fn length(self, count: Option<usize>) -> Self {
+    #[inline(always)]
+    pub(super) fn length(&mut self, count: Option<usize>) -> &mut Self {
         self.varlong(count.map_or(-1, |count| count as i64))
     }
 
-    #[inline]
-    pub(super) fn varlong(mut self, value: i64) -> Self {
+    #[inline(always)]
+    pub(super) fn varlong(&mut self, value: i64) -> &mut Self {
         let mut raw = zigzag(value);
         while raw >= 0x80 {
-            self = self.byte(raw as u8 | 0x80);
+            self.byte(raw as u8 | 0x80);
             raw >>= 7;
         }
         self.byte(raw as u8)

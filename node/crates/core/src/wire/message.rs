@@ -1,0 +1,371 @@
+//! Control messages: CBOR, additive, one type per question.
+//!
+//! A new field needs `#[serde(default)]`; a field is never renamed or given another meaning. A
+//! request that a node does not know is answered with [`ErrorCode::Unsupported`].
+//!
+//! [`ErrorCode::Unsupported`]: super::ErrorCode::Unsupported
+
+use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
+use crate::topic::{TopicChange, TopicConfig};
+use serde::{Deserialize, Serialize};
+
+/// First message on a connection, from the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The oldest protocol version that the client speaks.
+    pub version_min: u16,
+    /// The newest.
+    pub version_max: u16,
+    /// Program and version, for logs.
+    #[serde(default)]
+    pub client: String,
+}
+
+/// Answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloReply {
+    /// The version that both will speak.
+    pub version: u16,
+    /// The node's name.
+    pub node: String,
+    /// The cluster that the node belongs to: stable for the life of its data.
+    pub cluster: String,
+    /// The node's program version.
+    #[serde(default)]
+    pub software: String,
+    /// The principal that the node takes the client for; `None`: anonymous.
+    #[serde(default)]
+    pub principal: Option<String>,
+    /// The node's wall clock.
+    #[serde(default)]
+    pub node_time: TimestampMs,
+    /// Largest record batch that the node takes, in bytes.
+    pub batch_bytes_max: u32,
+}
+
+/// First message on a produce stream. There is nothing to say yet but that it is one; batches of
+/// any topics and partitions follow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceOpen {}
+
+/// Where a subscription, or a consumer without a stored position, begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartAt {
+    /// At the log start.
+    Earliest,
+    /// At the high watermark: only what comes after.
+    Latest,
+    /// At this offset, which must be retained or the log end.
+    Offset(Offset),
+    /// At the first record whose timestamp is this or later, in log order; if there is none, at
+    /// the high watermark.
+    Time(TimestampMs),
+}
+
+/// First message on a subscription stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// The topic.
+    pub topic: TopicId,
+    /// Which of its partitions.
+    pub partition: PartitionIndex,
+    /// Where to begin.
+    pub start: StartAt,
+    /// Most bytes of batches in one data frame; one batch always fits. 0: the node's default.
+    #[serde(default)]
+    pub frame_bytes_max: u32,
+    /// End the stream at the high watermark of this moment instead of going on for ever.
+    #[serde(default)]
+    pub until_end: bool,
+}
+
+/// Answer to [`Subscribe`]; data follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// The offset that the subscription begins at.
+    pub start: Offset,
+    /// The first retained offset.
+    pub log_start: Offset,
+    /// The end of what consumers may see.
+    pub high_watermark: Offset,
+    /// The leader epoch.
+    #[serde(default)]
+    pub epoch: LeaderEpoch,
+}
+
+/// A question, alone on its stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Describe these topics, or all.
+    Topics {
+        /// Names; `None`: all that the principal may see.
+        #[serde(default)]
+        names: Option<Vec<String>>,
+    },
+    /// Create a topic.
+    CreateTopic {
+        /// Its name.
+        name: String,
+        /// Its settings.
+        config: TopicConfig,
+    },
+    /// Change a topic's settings.
+    AlterTopic {
+        /// Its name.
+        name: String,
+        /// What to change.
+        change: TopicChange,
+    },
+    /// Delete a topic and all its records.
+    DeleteTopic {
+        /// Its name.
+        name: String,
+    },
+    /// Drop all records of a partition below an offset.
+    TrimPartition {
+        /// The topic's name.
+        topic: String,
+        /// Which of its partitions.
+        partition: PartitionIndex,
+        /// The new log start; at most the high watermark.
+        before: Offset,
+    },
+    /// A fresh producer id.
+    InitProducer {},
+    /// Resolve positions to offsets.
+    Offsets {
+        /// The topic.
+        topic: TopicId,
+        /// Partition and position of each.
+        positions: Vec<(PartitionIndex, StartAt)>,
+    },
+    /// Store positions of a consumer group.
+    CommitPositions {
+        /// The group.
+        group: String,
+        /// The positions.
+        positions: Vec<GroupPosition>,
+    },
+    /// The stored positions of a consumer group.
+    FetchPositions {
+        /// The group.
+        group: String,
+    },
+    /// All consumer groups that have stored positions.
+    ListGroups {},
+    /// Forget a consumer group, or only its positions in these topics.
+    DeleteGroup {
+        /// The group.
+        group: String,
+        /// `None`: all.
+        #[serde(default)]
+        topics: Option<Vec<TopicId>>,
+    },
+    /// The node and its partitions.
+    Status {},
+    /// The operator confirms that the wall clock is right: age retention may go on.
+    ConfirmTime {},
+}
+
+/// A stored position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPosition {
+    /// The topic.
+    pub topic: TopicId,
+    /// Which of its partitions.
+    pub partition: PartitionIndex,
+    /// The offset of the next record that the group wants.
+    pub offset: Offset,
+    /// When it was stored. Set by the node.
+    #[serde(default)]
+    pub committed_at: TimestampMs,
+}
+
+/// Answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// It did not happen, or its fate is unknown.
+    Error(super::WireError),
+    /// Done; nothing more to say.
+    Done {},
+    /// To `Topics`, `CreateTopic` and `AlterTopic`.
+    Topics {
+        /// In order of their names.
+        topics: Vec<TopicInfo>,
+    },
+    /// To `InitProducer`.
+    Producer {
+        /// The fresh id.
+        id: ProducerId,
+    },
+    /// To `Offsets`, in the order asked.
+    Offsets {
+        /// Each partition's bounds and the offset resolved.
+        offsets: Vec<ResolvedOffset>,
+    },
+    /// To `FetchPositions`.
+    Positions {
+        /// The group's stored positions; empty for an unknown group.
+        positions: Vec<GroupPosition>,
+    },
+    /// To `ListGroups`.
+    Groups {
+        /// Names and how many positions each has stored.
+        groups: Vec<GroupInfo>,
+    },
+    /// To `Status`.
+    Status(Box<NodeStatus>),
+}
+
+/// One topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicInfo {
+    /// Its id.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// Its settings.
+    pub config: TopicConfig,
+    /// When it was created.
+    #[serde(default)]
+    pub created_at: TimestampMs,
+}
+
+/// A position resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedOffset {
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// The offset that the position names.
+    pub offset: Offset,
+    /// The first retained offset.
+    pub log_start: Offset,
+    /// The end of what consumers may see.
+    pub high_watermark: Offset,
+}
+
+/// One consumer group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// How many positions it has stored.
+    pub positions: u32,
+    /// When it last stored one.
+    #[serde(default)]
+    pub committed_at: TimestampMs,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: String,
+    /// Its program version.
+    pub software: String,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// Milliseconds since it began to serve.
+    #[serde(default)]
+    pub uptime_ms: u64,
+    /// Its wall clock.
+    #[serde(default)]
+    pub node_time: TimestampMs,
+    /// Conditions that a person should know of, in words; empty if all is well.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Open connections.
+    #[serde(default)]
+    pub connections: u32,
+    /// Open subscriptions.
+    #[serde(default)]
+    pub subscriptions: u32,
+    /// Open produce streams.
+    #[serde(default)]
+    pub producers: u32,
+    /// Bytes resident in memory.
+    #[serde(default)]
+    pub rss_bytes: u64,
+    /// Per shard.
+    #[serde(default)]
+    pub shards: Vec<ShardStatus>,
+    /// Per partition that the principal may see, ordered by topic name and index.
+    #[serde(default)]
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// One shard of a node's storage.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Its number.
+    pub shard: u16,
+    /// `online`, or why not.
+    pub state: String,
+    /// Files on disk.
+    #[serde(default)]
+    pub files: u32,
+    /// Bytes of those files.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    /// Bytes written to disk since start.
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// Bytes of entries appended since start.
+    #[serde(default)]
+    pub appended_bytes: u64,
+    /// Commits since start.
+    #[serde(default)]
+    pub commits: u64,
+    /// Median commit time of late, in microseconds.
+    #[serde(default)]
+    pub commit_p50_us: u64,
+    /// 99th percentile commit time of late, in microseconds.
+    #[serde(default)]
+    pub commit_p99_us: u64,
+}
+
+/// One partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStatus {
+    /// The topic's name.
+    pub topic: String,
+    /// Which of its partitions.
+    pub partition: PartitionIndex,
+    /// The leader epoch.
+    pub epoch: LeaderEpoch,
+    /// Whether it takes appends.
+    pub online: bool,
+    /// The first retained offset.
+    pub log_start: Offset,
+    /// The end of what consumers may see.
+    pub high_watermark: Offset,
+    /// The end of the log.
+    pub log_end: Offset,
+    /// Bytes retained.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Records appended since the node started.
+    #[serde(default)]
+    pub records_in: u64,
+    /// Bytes of batches appended since the node started.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes of batches sent to subscriptions since the node started.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Records appended per second, over the last seconds.
+    #[serde(default)]
+    pub records_in_per_s: u64,
+    /// Bytes appended per second, over the last seconds.
+    #[serde(default)]
+    pub bytes_in_per_s: u64,
+    /// Bytes sent per second, over the last seconds.
+    #[serde(default)]
+    pub bytes_out_per_s: u64,
+    /// Open subscriptions.
+    #[serde(default)]
+    pub subscriptions: u32,
+}
