@@ -1,0 +1,454 @@
+//! One log file: everything that is asked of redb for it, each call contained.
+//!
+//! redb can panic on a rotten page, so every call runs behind `catch_unwind`; an error or a panic
+//! comes out as a [`DbError`], and whoever gets one stops using the file.
+//!
+//! # Tables
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | name | `u64`: see [`Identity`] |
+//! | `stream` | position of the row's first byte | bytes of the stream |
+//! | `snapshot` | partition | its view at the beginning of the file |
+//! | `summary` | partition | what the file holds of it (once sealed) |
+//! | `index` | partition | its runs (once sealed) |
+
+use crate::backend::{Backend, Fence, IoCounters};
+use crate::disk::DiskFile;
+use redb::{
+    Builder, Database, Durability, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
+    TableDefinition, TableError, WriteTransaction,
+};
+use std::cell::Cell;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+/// The version of the format of log files that this code writes.
+pub(crate) const FORMAT_VERSION: u64 = 1;
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const STREAM: TableDefinition<u64, &[u8]> = TableDefinition::new("stream");
+const SNAPSHOT: TableDefinition<u32, &[u8]> = TableDefinition::new("snapshot");
+const SUMMARY: TableDefinition<u32, &[u8]> = TableDefinition::new("summary");
+const INDEX: TableDefinition<u32, &[u8]> = TableDefinition::new("index");
+
+/// Bytes of a redb page that a single row with a `u64` key leaves no room for: a 4-byte header, a
+/// 4-byte value end and the key.
+const ROW_OVERHEAD: usize = 16;
+const PAGE: usize = 4096;
+/// The largest row: one redb page of 256 KiB.
+pub(crate) const ROW_MAX: usize = 64 * PAGE - ROW_OVERHEAD;
+/// The largest row of a commit of many small runs: one redb page of 64 KiB, so that reading one
+/// run does not drag 256 KiB in.
+pub(crate) const ROW_MAX_SCATTERED: usize = 16 * PAGE - ROW_OVERHEAD;
+
+/// What a log file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The shard that it belongs to.
+    pub(crate) shard: u16,
+    /// The first file number that it stands for: its own, unless the cleaner wrote it.
+    pub(crate) first_seq: u64,
+    /// The last file number that it stands for.
+    pub(crate) last_seq: u64,
+    /// How many times the cleaner rewrote its content; 0 for a file as the writer left it.
+    pub(crate) generation: u64,
+    /// When it was made, ms since the Unix epoch.
+    pub(crate) created_ms: u64,
+}
+
+/// Why a file gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DbError {
+    /// The disk or redb refused.
+    #[error("{0}")]
+    Failed(String),
+    /// redb panicked.
+    #[error("redb panicked: {0}")]
+    Panicked(String),
+    /// A newer version wrote the file.
+    #[error("format version {0} is newer than this version of weir knows")]
+    NewerVersion(u64),
+    /// The file is not a log file, or lacks what one has.
+    #[error("not a log file: {0}")]
+    Malformed(&'static str),
+}
+
+thread_local! {
+    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the present thread is inside a call whose panic the log contains. A panic hook that ends
+/// the process must let these pass.
+#[must_use]
+pub fn panic_is_contained() -> bool {
+    CONTAINED.get()
+}
+
+/// Runs a call into redb; a panic becomes an error.
+pub(crate) fn contain<T>(call: impl FnOnce() -> Result<T, DbError>) -> Result<T, DbError> {
+    let outer = CONTAINED.replace(true);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(call));
+    CONTAINED.set(outer);
+    result.unwrap_or_else(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Err(DbError::Panicked(text.unwrap_or_default()))
+    })
+}
+
+pub(crate) fn failed(error: impl fmt::Display) -> DbError {
+    DbError::Failed(error.to_string())
+}
+
+enum Handle {
+    Writable(Database),
+    ReadOnly(ReadOnlyDatabase),
+}
+
+/// An open log file.
+pub(crate) struct FileDb {
+    handle: Handle,
+    fence: Fence,
+}
+
+impl fmt::Debug for FileDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileDb").finish_non_exhaustive()
+    }
+}
+
+/// What a commit writes.
+pub(crate) struct Commit<'a> {
+    /// Where in the stream `parts` begin: at its end.
+    pub(crate) position: u64,
+    /// The bytes to append, in pieces.
+    pub(crate) parts: &'a [&'a [u8]],
+    /// The largest row to cut.
+    pub(crate) row_max: usize,
+    /// Snapshots of views, for the first commit of a file.
+    pub(crate) snapshot: Option<&'a [(u32, Vec<u8>)]>,
+}
+
+/// A partition's row: its number and its bytes.
+pub(crate) type Row = (u32, Vec<u8>);
+
+impl FileDb {
+    /// Makes a new file of an empty one. Durable when this returns, apart from its name.
+    pub(crate) fn create(
+        file: Box<dyn DiskFile>,
+        counters: &Arc<IoCounters>,
+        cache_bytes: usize,
+        identity: &Identity,
+    ) -> Result<FileDb, DbError> {
+        let db = FileDb::open_writable(file, counters, cache_bytes)?;
+        contain(|| {
+            let txn = begin(&db)?;
+            {
+                let mut meta = txn.open_table(META).map_err(failed)?;
+                for (name, value) in [
+                    ("format", FORMAT_VERSION),
+                    ("shard", u64::from(identity.shard)),
+                    ("first_seq", identity.first_seq),
+                    ("last_seq", identity.last_seq),
+                    ("generation", identity.generation),
+                    ("created_ms", identity.created_ms),
+                ] {
+                    meta.insert(name, value).map_err(failed)?;
+                }
+                txn.open_table(STREAM).map_err(failed)?;
+                txn.open_table(SNAPSHOT).map_err(failed)?;
+            }
+            txn.commit().map_err(failed)
+        })?;
+        Ok(db)
+    }
+
+    /// Opens a file for writing. Repairs it first if it was not closed, which reads all of it.
+    pub(crate) fn open_writable(
+        file: Box<dyn DiskFile>,
+        counters: &Arc<IoCounters>,
+        cache_bytes: usize,
+    ) -> Result<FileDb, DbError> {
+        let fence = Fence::default();
+        let backend = Backend { file, counters: counters.clone(), fence: fence.clone() };
+        contain(|| {
+            let mut builder = Builder::new();
+            let db =
+                builder.set_cache_size(cache_bytes).create_with_backend(backend).map_err(failed)?;
+            Ok(FileDb { handle: Handle::Writable(db), fence })
+        })
+    }
+
+    /// Opens a file that was closed cleanly, without writing to it.
+    pub(crate) fn open_read_only(
+        file: Box<dyn DiskFile>,
+        counters: &Arc<IoCounters>,
+        cache_bytes: usize,
+    ) -> Result<FileDb, DbError> {
+        let fence = Fence::default();
+        fence.shut();
+        let backend = Backend { file, counters: counters.clone(), fence: fence.clone() };
+        contain(|| {
+            let mut builder = Builder::new();
+            let db = builder
+                .set_cache_size(cache_bytes)
+                .open_read_only_with_backend(backend)
+                .map_err(failed)?;
+            Ok(FileDb { handle: Handle::ReadOnly(db), fence })
+        })
+    }
+
+    /// Nothing is written to the file any more, not even by closing it.
+    pub(crate) fn fence(&self) {
+        self.fence.shut();
+    }
+
+    /// Closes the file so that it opens without repair.
+    pub(crate) fn close(self) -> Result<(), DbError> {
+        contain(|| match self.handle {
+            Handle::Writable(db) => db.close().map_err(failed),
+            Handle::ReadOnly(db) => db.close().map_err(failed),
+        })
+    }
+
+    /// Reads what the file says of itself. `None` for a file whose creation was cut short.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>, DbError> {
+        let Some(format) = self.meta("format")? else {
+            return Ok(None);
+        };
+        if format > FORMAT_VERSION {
+            return Err(DbError::NewerVersion(format));
+        }
+        let field = |name| self.meta(name)?.ok_or(DbError::Malformed("meta row missing"));
+        let shard = u16::try_from(field("shard")?);
+        Ok(Some(Identity {
+            shard: shard.map_err(|_| DbError::Malformed("shard out of range"))?,
+            first_seq: field("first_seq")?,
+            last_seq: field("last_seq")?,
+            generation: field("generation")?,
+            created_ms: field("created_ms")?,
+        }))
+    }
+
+    /// Whether the file was sealed: it then has its index and will not change.
+    pub(crate) fn is_sealed(&self) -> Result<bool, DbError> {
+        Ok(self.meta("sealed")? == Some(1))
+    }
+
+    /// Whether anything was committed to the file after its creation.
+    pub(crate) fn is_begun(&self) -> Result<bool, DbError> {
+        Ok(self.meta("begun")? == Some(1))
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<u64>, DbError> {
+        self.read(|txn| {
+            let table = match txn.open_table(META) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                other => other.map_err(failed)?,
+            };
+            Ok(table.get(name).map_err(failed)?.map(|value| value.value()))
+        })
+    }
+
+    /// Commits durably. On an error whether it was committed is unknown.
+    pub(crate) fn commit(&self, commit: &Commit<'_>) -> Result<(), DbError> {
+        contain(|| {
+            let mut txn = begin(self)?;
+            txn.set_durability(Durability::Immediate).map_err(failed)?;
+            if let Some(snapshot) = commit.snapshot {
+                put_rows(&txn, SNAPSHOT, snapshot)?;
+                let mut meta = txn.open_table(META).map_err(failed)?;
+                meta.insert("begun", 1).map_err(failed)?;
+            }
+            {
+                let mut stream = txn.open_table(STREAM).map_err(failed)?;
+                put_stream(&mut stream, commit)?;
+            }
+            txn.commit().map_err(failed)
+        })
+    }
+
+    /// Writes index and summaries: the file will not change after this.
+    pub(crate) fn seal(&self, summaries: &[Row], index: &[Row]) -> Result<(), DbError> {
+        contain(|| {
+            let txn = begin(self)?;
+            put_rows(&txn, SUMMARY, summaries)?;
+            put_rows(&txn, INDEX, index)?;
+            {
+                let mut meta = txn.open_table(META).map_err(failed)?;
+                meta.insert("begun", 1).map_err(failed)?;
+                meta.insert("sealed", 1).map_err(failed)?;
+            }
+            txn.commit().map_err(failed)
+        })
+    }
+
+    /// The stream's end: the position after its last byte.
+    pub(crate) fn stream_end(&self) -> Result<u64, DbError> {
+        self.read(|txn| {
+            let table = txn.open_table(STREAM).map_err(failed)?;
+            let last = table.last().map_err(failed)?;
+            Ok(last.map_or(0, |(key, value)| key.value() + value.value().len() as u64))
+        })
+    }
+
+    /// Appends the stream's bytes from `from` to before `to` to `out`.
+    pub(crate) fn read_stream(&self, from: u64, to: u64, out: &mut Vec<u8>) -> Result<(), DbError> {
+        self.read(|txn| {
+            let table = txn.open_table(STREAM).map_err(failed)?;
+            let first = table.range(..=from).map_err(failed)?.next_back();
+            let first = match first {
+                Some(row) => row.map_err(failed)?.0.value(),
+                None => return Err(DbError::Malformed("the stream has a hole")),
+            };
+            let mut at = from;
+            for row in table.range(first..to).map_err(failed)? {
+                let (key, value) = row.map_err(failed)?;
+                let (key, value) = (key.value(), value.value());
+                let skip = at
+                    .checked_sub(key)
+                    .filter(|&skip| skip < value.len() as u64)
+                    .ok_or(DbError::Malformed("the stream has a hole"))?;
+                let take = (to - at).min(value.len() as u64 - skip) as usize;
+                out.extend_from_slice(&value[skip as usize..skip as usize + take]);
+                at += take as u64;
+            }
+            match at == to {
+                true => Ok(()),
+                false => Err(DbError::Malformed("the stream is cut short")),
+            }
+        })
+    }
+
+    /// Snapshots of the views at the beginning of the file.
+    pub(crate) fn snapshot(&self) -> Result<Vec<Row>, DbError> {
+        self.rows(SNAPSHOT)
+    }
+
+    /// Summaries of what the file holds, once it is sealed.
+    pub(crate) fn summaries(&self) -> Result<Vec<Row>, DbError> {
+        self.rows(SUMMARY)
+    }
+
+    /// The runs of one partition, once the file is sealed.
+    pub(crate) fn index(&self, partition: u32) -> Result<Option<Vec<u8>>, DbError> {
+        self.read(|txn| {
+            let table = txn.open_table(INDEX).map_err(failed)?;
+            let row = table.get(partition).map_err(failed)?;
+            Ok(row.map(|value| value.value().to_vec()))
+        })
+    }
+
+    fn rows(&self, table: TableDefinition<u32, &[u8]>) -> Result<Vec<Row>, DbError> {
+        self.read(|txn| {
+            let table = match txn.open_table(table) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                other => other.map_err(failed)?,
+            };
+            let rows = table.iter().map_err(failed)?.map(|row| {
+                let (key, value) = row.map_err(failed)?;
+                Ok((key.value(), value.value().to_vec()))
+            });
+            rows.collect()
+        })
+    }
+
+    fn read<T>(
+        &self,
+        body: impl FnOnce(&redb::ReadTransaction) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        contain(|| {
+            let txn = match &self.handle {
+                Handle::Writable(db) => db.begin_read(),
+                Handle::ReadOnly(db) => db.begin_read(),
+            };
+            body(&txn.map_err(failed)?)
+        })
+    }
+}
+
+fn begin(db: &FileDb) -> Result<WriteTransaction, DbError> {
+    match &db.handle {
+        Handle::Writable(db) => db.begin_write().map_err(failed),
+        Handle::ReadOnly(_) => Err(DbError::Failed("the file is open for reading only".into())),
+    }
+}
+
+fn put_rows(
+    txn: &WriteTransaction,
+    table: TableDefinition<u32, &[u8]>,
+    rows: &[Row],
+) -> Result<(), DbError> {
+    let mut table = txn.open_table(table).map_err(failed)?;
+    for (key, value) in rows {
+        table.insert(key, value.as_slice()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Cuts the commit's bytes into rows that fill redb's pages. A row that lies inside one part goes
+/// straight from there into the page.
+fn put_stream(table: &mut redb::Table<'_, u64, &[u8]>, commit: &Commit<'_>) -> Result<(), DbError> {
+    let mut left: usize = commit.parts.iter().map(|part| part.len()).sum();
+    let mut parts = commit.parts.iter().copied().filter(|part| !part.is_empty());
+    let mut part: &[u8] = &[];
+    let mut position = commit.position;
+    let mut scratch = Vec::new();
+    while left > 0 {
+        let len = row_len(left, commit.row_max);
+        if part.is_empty() {
+            part = parts.next().unwrap_or_default();
+        }
+        if part.len() >= len {
+            let (row, rest) = part.split_at(len);
+            table.insert(position, row).map_err(failed)?;
+            part = rest;
+        } else {
+            scratch.clear();
+            while scratch.len() < len {
+                if part.is_empty() {
+                    part = parts.next().unwrap_or_default();
+                }
+                let (taken, rest) = part.split_at(part.len().min(len - scratch.len()));
+                scratch.extend_from_slice(taken);
+                part = rest;
+            }
+            table.insert(position, scratch.as_slice()).map_err(failed)?;
+        }
+        position += len as u64;
+        left -= len;
+    }
+    Ok(())
+}
+
+/// The next row's length: the most that fills a page exactly, or what is left below one page.
+fn row_len(left: usize, row_max: usize) -> usize {
+    if left < PAGE - ROW_OVERHEAD {
+        return left;
+    }
+    let pages = (left.min(row_max) + ROW_OVERHEAD) / PAGE;
+    let pages = 1 << pages.ilog2();
+    pages * PAGE - ROW_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: rows fill pages exactly, largest first, and never exceed the bound.
+    #[test]
+    fn rows_fill_pages() {
+        assert_eq!(row_len(1, ROW_MAX), 1);
+        assert_eq!(row_len(4079, ROW_MAX), 4079);
+        assert_eq!(row_len(4080, ROW_MAX), 4080);
+        assert_eq!(row_len(8175, ROW_MAX), 4080);
+        assert_eq!(row_len(8176, ROW_MAX), 8176);
+        assert_eq!(row_len(65_520, ROW_MAX), 65_520);
+        assert_eq!(row_len(10_000_000, ROW_MAX), 262_128);
+        assert_eq!(row_len(10_000_000, ROW_MAX_SCATTERED), 65_520);
+    }
+}
