@@ -1,0 +1,14 @@
+//! One module for each command of the command line.
+
+pub mod bench;
+pub mod cert;
+pub mod collect;
+pub mod completions;
+pub mod consume;
+pub mod demo;
+pub mod figures;
+pub mod group;
+pub mod node;
+pub mod produce;
+pub mod status;
+pub mod topic;
