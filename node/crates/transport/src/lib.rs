@@ -1,1 +1,44 @@
-//! weir-transport
+//! How nodes and clients of Weir talk: QUIC connections with certificates on both sides, frames
+//! on streams, control messages in CBOR.
+//!
+//! This is the only crate that names quinn and rustls; its callers see connections, frames and
+//! typed reasons. What the frames mean is the broker's and the client SDK's business.
+//!
+//! - [`ServerEndpoint`] and [`ClientEndpoint`] make a [`Connection`].
+//! - A [`Connection`] gives streams: a [`FrameWriter`] and a [`FrameReader`].
+//! - [`control`] sends requests; [`Authority`] issues certificates; [`bench`] measures the bare
+//!   transport.
+
+mod authority;
+mod client;
+mod clock;
+mod close;
+mod connection;
+mod error;
+mod folder;
+mod framing;
+mod identity;
+mod problem;
+mod server;
+mod settings;
+mod tls;
+
+pub mod bench;
+pub mod control;
+
+pub use authority::{
+    Authority, AuthorityError, CredentialPem, NODE_VALID, NodeCredentials, NodeNames,
+};
+pub use client::ClientEndpoint;
+pub use clock::{Clock, build_date};
+pub use close::CloseReason;
+pub use connection::{Connection, PathStats, Stream};
+pub use error::{BindError, ConnectError, ConnectionLost, HandshakeError};
+pub use framing::{Frame, FrameError, FrameHeader, FrameReader, FrameWriter, HEADER_BYTES};
+pub use identity::{
+    CertificateFacts, Identity, IdentityError, NODE_SERVER_NAME, Peer, PeerKind, Trust,
+};
+pub use problem::{CertificateProblem, Instant, Refusal};
+pub use server::{ConnectionLimit, HandshakeLimits, Incoming, ListenConfig, ServerEndpoint};
+pub use settings::{ClientProfile, MTU_MIN};
+pub use tls::{ALPN, ClientAuth, ClientTls};
