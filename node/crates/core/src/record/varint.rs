@@ -183,3 +183,81 @@ impl Scratch {
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(value: i64) -> Vec<u8> {
+        let mut scratch = Scratch::new();
+        scratch.varlong(value);
+        let mut buffer = BytesMut::new();
+        scratch.append_to(&mut buffer);
+        buffer.to_vec()
+    }
+
+    fn assert_reads_back(value: i64) {
+        let bytes = encoded(value);
+        assert_eq!(bytes.len(), varlong_bytes(value), "{value}");
+        for tail in [&[][..], &[0xff; 9]] {
+            let whole = [&bytes, tail].concat();
+            let mut cursor = Cursor::new(&whole);
+            assert_eq!(cursor.varlong(), Some(value));
+            assert_eq!(cursor.rest(), tail);
+            let mut cursor = Cursor::new(&whole);
+            assert_eq!(cursor.varint(), i32::try_from(value).ok());
+        }
+        for cut in 0..bytes.len() {
+            assert_eq!(Cursor::new(&bytes[..cut]).varlong(), None);
+            assert_eq!(Cursor::new(&bytes[..cut]).varint(), None);
+        }
+    }
+
+    /// Each length there is, at both of its ends.
+    #[test]
+    fn ends_of_every_length() {
+        for bits in 0..64 {
+            let power = 1_i64.wrapping_shl(bits);
+            for near in -2..=2 {
+                assert_reads_back(power.wrapping_add(near));
+                assert_reads_back(power.wrapping_neg().wrapping_add(near));
+            }
+        }
+        assert_eq!(encoded(-1), [0x01]);
+        assert_eq!(encoded(63), [0x7e]);
+        assert_eq!(encoded(64), [0x80, 0x01]);
+        assert_eq!(encoded(300), [0xd8, 0x04]);
+        assert_eq!(encoded(i64::MIN).len(), 10);
+        assert_eq!(varint_bytes(i32::MIN), VARINT_BYTES_MAX);
+    }
+
+    /// Longer than need be is legal, as in the Java client; longer than the type is not.
+    #[test]
+    fn overlong_forms() {
+        assert_eq!(Cursor::new(&[0x80, 0x80, 0x80, 0x80, 0x00]).varint(), Some(0));
+        assert_eq!(Cursor::new(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x00]).varint(), None);
+        assert_eq!(Cursor::new(&[0xff, 0xff, 0xff, 0xff, 0x0f]).varint(), Some(i32::MIN));
+        assert_eq!(Cursor::new(&[0xff, 0xff, 0xff, 0xff, 0x1f]).varint(), None);
+        let nine = [0xff; 9];
+        assert_eq!(Cursor::new(&[&nine[..], &[0x01]].concat()).varlong(), Some(i64::MIN));
+        assert_eq!(Cursor::new(&[&nine[..], &[0x02]].concat()).varlong(), None);
+        assert_eq!(Cursor::new(&[0x80; 20]).varlong(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_reads_back(value in any::<i64>(), shift in 0_u32..64) {
+            assert_reads_back(value >> shift);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..24)) {
+            let mut cursor = Cursor::new(&bytes);
+            while cursor.varlong().is_some() {}
+            let mut cursor = Cursor::new(&bytes);
+            while cursor.nullable_bytes().is_some() {}
+            prop_assert!(cursor.rest().len() <= bytes.len());
+        }
+    }
+}

@@ -101,9 +101,7 @@ fn the_newest_timestamp_is_right() {
 
 #[test]
 fn attributes_are_known() {
-    let with = |attributes| {
-        refusal_of(BatchHeader { attributes, ..plain_header(1) }, &tiny(0))
-    };
+    let with = |attributes| refusal_of(BatchHeader { attributes, ..plain_header(1) }, &tiny(0));
     for code in 5..8 {
         assert_eq!(with(code), BatchError::UnknownCompression(code as u8));
     }

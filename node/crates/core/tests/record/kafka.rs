@@ -43,9 +43,10 @@ fn theirs(way: Compression) -> kafka::Compression {
 }
 
 fn to_theirs(index: usize, record: &Record) -> kafka::Record {
-    let headers = record.headers.iter().map(|header| {
-        (StrBytes::from_string(header.name.to_string()), header.value.clone())
-    });
+    let headers = record
+        .headers
+        .iter()
+        .map(|header| (StrBytes::from_string(header.name.to_string()), header.value.clone()));
     kafka::Record {
         transactional: false,
         control: false,

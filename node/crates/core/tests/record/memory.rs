@@ -89,10 +89,8 @@ fn lying_lengths_take_no_memory() {
         [start.clone(), varint(-1), varint(-1), huge.clone()].concat(),
         [start, varint(-1), varint(-1), varint(1), huge.clone()].concat(),
     ];
-    let mut batches: Vec<Bytes> = bodies
-        .iter()
-        .map(|body| sealed(plain_header(1), &crate::support::framed(body)))
-        .collect();
+    let mut batches: Vec<Bytes> =
+        bodies.iter().map(|body| sealed(plain_header(1), &crate::support::framed(body))).collect();
     batches.push(sealed(plain_header(1), &[huge, tiny(0)].concat()));
     batches.push(sealed(plain_header(100_000), &tiny(0)));
     for bytes in batches {
