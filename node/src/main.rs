@@ -2,9 +2,11 @@
 
 mod cli;
 mod commands;
+mod config;
 mod exit;
 mod logging;
 mod output;
+mod paths;
 mod units;
 
 use std::process::ExitCode;
