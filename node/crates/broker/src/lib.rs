@@ -1,1 +1,25 @@
-//! weir-broker
+//! The broker: topics and partitions served over QUIC.
+//!
+//! It drives the pure state machines of `weir-core` between two sides: the log (`weir-log`), whose
+//! writer thread reports what is durable, and the network (`weir-transport`), which one runtime
+//! thread serves. A batch's way: `produce` → [`partition`] → the log → [`driver`] → [`ack`] →
+//! `produce`; and out again: [`partition`] → `subscribe`.
+
+pub mod ack;
+mod broker;
+mod config;
+pub mod driver;
+mod groups;
+pub mod meter;
+pub mod partition;
+mod produce;
+mod registry;
+mod requests;
+mod session;
+mod status;
+mod store;
+mod subscribe;
+
+pub use broker::{Broker, Reporter, StartError};
+pub use config::{BrokerConfig, SHUTDOWN_GRACE};
+pub use status::Health;

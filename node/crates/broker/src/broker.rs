@@ -1,0 +1,343 @@
+//! A broker: what is opened, started and stopped, in which order.
+
+use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
+use crate::driver::Driver;
+use crate::groups::Groups;
+use crate::registry::Registry;
+use crate::session;
+use crate::status::{self, Health};
+use crate::store::{Store, StoreError};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use weir_core::metadata::GROUPS_PARTITION;
+use weir_core::partition::view::PartitionView;
+use weir_core::wire::message::NodeStatus;
+use weir_core::{LeaderEpoch, TimestampMs};
+use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
+use weir_transport::{
+    Authority, AuthorityError, BindError, ClientAuth, Clock, CloseReason, ConnectionLimit,
+    ListenConfig, NodeNames, ServerEndpoint,
+};
+
+/// A running broker. Dropping it without [`Broker::shutdown`] leaves what was acknowledged safe
+/// and everything else as after a crash.
+pub struct Broker {
+    shared: Arc<Shared>,
+    endpoint: Arc<ServerEndpoint>,
+    address: SocketAddr,
+    ca_created: bool,
+    acceptor: tokio::task::JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What everything in the broker shares.
+#[derive(Debug)]
+pub struct Shared {
+    /// The settings.
+    pub config: BrokerConfig,
+    /// The cluster's id.
+    pub cluster: String,
+    /// Program and version.
+    pub software: String,
+    /// When the broker began to serve.
+    pub started: Instant,
+    /// The log.
+    pub log: Arc<Log>,
+    /// The node's notes.
+    pub store: Arc<Store>,
+    /// Topics and partitions.
+    pub registry: Arc<Registry>,
+    /// Stored positions.
+    pub groups: Arc<Groups>,
+    /// Bytes of batches on their way to the disk.
+    pub produce_budget: Arc<Semaphore>,
+    /// Bytes of batches on their way to subscribers.
+    pub fetch_budget: Arc<Semaphore>,
+    /// Tasks of connections and streams.
+    pub tasks: TaskTracker,
+    /// What is open.
+    pub counts: Counts,
+    /// What certificates are checked against.
+    pub clock: Clock,
+    /// Conditions found at start that a person should know of.
+    pub warnings: Vec<String>,
+    wall: SystemClock,
+    driver: OnceLock<Arc<Driver>>,
+}
+
+/// What is open.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Connections past their handshake.
+    pub connections: AtomicUsize,
+    /// Subscriptions.
+    pub subscriptions: AtomicUsize,
+    /// Produce streams.
+    pub producers: AtomicUsize,
+}
+
+impl Shared {
+    /// The wall clock.
+    #[must_use]
+    pub fn now(&self) -> TimestampMs {
+        self.wall.now()
+    }
+
+    /// Why a shard cannot take writes again without a restart, if that is so.
+    #[must_use]
+    pub fn fatal(&self) -> Option<&str> {
+        self.driver.get().and_then(|driver| driver.fatal())
+    }
+}
+
+/// Why a broker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error("the data folder {path}: {error}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's error.
+        error: std::io::Error,
+    },
+    /// The log cannot be opened.
+    #[error("the log: {0}")]
+    Log(#[from] OpenError),
+    /// The node's metadata cannot be opened.
+    #[error("the node's metadata: {0}")]
+    Metadata(#[from] StoreError),
+    /// The node's certificates cannot be had.
+    #[error("the node's certificates: {0}")]
+    Certificates(#[from] AuthorityError),
+    /// The listener cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The listener's address cannot be told.
+    #[error("the listener's address: {0}")]
+    Address(std::io::Error),
+}
+
+impl From<KvError> for StartError {
+    fn from(error: KvError) -> StartError {
+        StartError::Metadata(error.into())
+    }
+}
+
+impl Broker {
+    /// Opens the data folder, recovers the log, and serves.
+    ///
+    /// Must be called on a tokio runtime, which then serves the network; opening blocks its
+    /// thread, for as long as replaying one log file per shard takes.
+    ///
+    /// # Errors
+    /// [`StartError`]. What was opened is closed again.
+    pub async fn start(config: BrokerConfig) -> Result<Broker, StartError> {
+        let opened = Opened::open(&config)?;
+        let Opened { log, views, store, cluster, image, wall } = opened;
+        let newest_epoch = views.values().map(PartitionView::epoch).max();
+        let epoch = store.next_epoch(newest_epoch.unwrap_or(LeaderEpoch(0)))?;
+        let newest = views.values().map(|view| view.append_time).max().unwrap_or_default();
+        let clock = Clock::system().with_floor(system_time(newest));
+        let names = node_names(&config)?;
+        let credentials = Authority::load_or_create(&config.data_dir.join("tls"), &names, &clock)?;
+        for warning in &credentials.warnings {
+            tracing::warn!("{warning}");
+        }
+        let mut listen = ListenConfig::new(
+            config.listen,
+            credentials.identity,
+            credentials.authority.trust().clone(),
+        );
+        listen.client_auth =
+            if config.allow_anonymous { ClientAuth::Optional } else { ClientAuth::Required };
+        listen.connections = ConnectionLimit::new(config.connections_max);
+        listen.clock = clock.clone();
+        listen.mtu = config.mtu;
+        let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
+        let address = endpoint.local_address().map_err(StartError::Address)?;
+
+        let registry = Registry::new(store.clone(), log.clone(), image, epoch, &views);
+        let empty = PartitionView::default();
+        let groups_view = views.get(&GROUPS_PARTITION).unwrap_or(&empty);
+        let groups = Groups::new(log.clone(), epoch, groups_view);
+        let shared = Arc::new(Shared {
+            cluster,
+            software: concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned(),
+            started: Instant::now(),
+            log: log.clone(),
+            store: store.clone(),
+            registry: Arc::new(registry),
+            groups: Arc::new(groups),
+            produce_budget: Arc::new(Semaphore::new(config.produce_budget_bytes)),
+            fetch_budget: Arc::new(Semaphore::new(config.fetch_budget_bytes)),
+            tasks: TaskTracker::new(),
+            counts: Counts::default(),
+            clock,
+            warnings: credentials.warnings,
+            wall,
+            driver: OnceLock::new(),
+            config,
+        });
+        let shards = log.shard_stats().len().max(1) as u16;
+        let driver =
+            Arc::new(Driver::new(store, shards, shared.registry.clone(), shared.groups.clone()));
+        log.start(driver.clone());
+        let _ = shared.driver.set(driver);
+        shared.registry.settle_log(&views);
+        shared.groups.settle_log();
+        let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
+        tracing::info!(%address, %epoch, "serving");
+        let ca_created = credentials.authority_created;
+        Ok(Broker { shared, endpoint, address, ca_created, acceptor })
+    }
+
+    /// The address that it serves on, with the port that was taken.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether this start made the local certificate authority.
+    #[must_use]
+    pub fn ca_created(&self) -> bool {
+        self.ca_created
+    }
+
+    /// What the node says of itself.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        status::of_node(&self.shared)
+    }
+
+    /// Whether the node can do its work.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        status::health(&self.shared)
+    }
+
+    /// A handle for reporting that outlives borrows of the broker.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        Reporter { shared: self.shared.clone() }
+    }
+
+    /// Stops: takes no more connections, tells clients, commits what was accepted, closes the log.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: what is not closed in order is recovered at the next start.
+    pub async fn shutdown(self, grace: Duration) {
+        // 1. No new work; clients are told, and try elsewhere or later.
+        self.acceptor.abort();
+        self.endpoint.close(CloseReason::Shutdown, "the node is shutting down");
+        // 2. Streams end with their connections.
+        self.shared.tasks.close();
+        let ended = async {
+            self.endpoint.wait_idle().await;
+            self.shared.tasks.wait().await;
+        };
+        if tokio::time::timeout(grace, ended).await.is_err() {
+            tracing::warn!("some clients did not go in time");
+        }
+        // 3. What was accepted is committed, then the files are closed so that the next start is
+        //    quick.
+        let log = self.shared.log.clone();
+        if let Err(panic) = tokio::task::spawn_blocking(move || log.shutdown()).await {
+            tracing::error!(%panic, "closing the log");
+        }
+        tracing::info!("stopped");
+    }
+
+    /// [`Broker::shutdown`] with the default grace.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe.
+    pub async fn stop(self) {
+        self.shutdown(SHUTDOWN_GRACE).await;
+    }
+}
+
+/// Reports on a broker, from wherever it is held.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    shared: Arc<Shared>,
+}
+
+impl Reporter {
+    /// What the node says of itself.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        status::of_node(&self.shared)
+    }
+
+    /// Whether the node can do its work.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        status::health(&self.shared)
+    }
+}
+
+struct Opened {
+    log: Arc<Log>,
+    views: std::collections::HashMap<weir_core::PartitionId, PartitionView>,
+    store: Arc<Store>,
+    cluster: String,
+    image: weir_core::metadata::Image,
+    wall: SystemClock,
+}
+
+impl Opened {
+    fn open(config: &BrokerConfig) -> Result<Opened, StartError> {
+        let folder = |error| StartError::Folder { path: config.data_dir.clone(), error };
+        std::fs::create_dir_all(&config.data_dir).map_err(folder)?;
+        let disk = Arc::new(RealDisk);
+        let wall = SystemClock::new();
+        // The log first: it holds the lock against a second process.
+        let (log, views) = Log::open(config.log.clone(), disk.clone(), Arc::new(wall))?;
+        let kv = KvStore::open(disk, config.data_dir.join("meta.redb"))?;
+        let (store, node, image) = Store::open(kv, &fresh_cluster_id())?;
+        Ok(Opened {
+            log: Arc::new(log),
+            views,
+            store: Arc::new(store),
+            cluster: node.cluster,
+            image,
+            wall,
+        })
+    }
+}
+
+async fn accept(shared: Arc<Shared>, endpoint: Arc<ServerEndpoint>) {
+    while let Some(incoming) = endpoint.accept().await {
+        shared.tasks.spawn(session::serve(shared.clone(), incoming));
+    }
+}
+
+fn node_names(config: &BrokerConfig) -> Result<NodeNames, AuthorityError> {
+    config
+        .certificate_names
+        .iter()
+        .try_fold(NodeNames::new(&config.node_name)?, |names, name| names.with(name))
+}
+
+fn system_time(at: TimestampMs) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(at.0).unwrap_or(0))
+}
+
+/// 128 random bits from the system, in hex. Two sites never share one.
+fn fresh_cluster_id() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    // Each `RandomState` is keyed from the system's randomness.
+    let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", word(), word())
+}

@@ -1,0 +1,188 @@
+//! A produce stream: batches in, acknowledgements out.
+//!
+//! Two halves that share an [`AckQueue`]: this task reads frames and appends, a second one writes
+//! acknowledgements as the disk confirms. A batch first buys a permit for its bytes, which travels
+//! with it until it is durable: when too much waits for the disk, the stream is not read, and QUIC
+//! flow control holds the producer back.
+
+use crate::ack::{AckQueue, Parked, refusal};
+use crate::partition::{Partition, Payload};
+use crate::session::{Session, protocol, refuse};
+use bytes::{Buf, Bytes, BytesMut};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::OwnedSemaphorePermit;
+use weir_core::access::Role;
+use weir_core::limits;
+use weir_core::partition::producers::ProducerBatch;
+use weir_core::record::RecordBatch;
+use weir_core::wire::frame::{Appended, ProduceAck, ProduceHeader};
+use weir_core::wire::{ErrorCode, FrameKind, WireError};
+use weir_core::{PartitionIndex, TopicId};
+use weir_transport::{FrameError, FrameReader, FrameWriter};
+
+/// Serves a produce stream to its end.
+pub async fn serve(session: Session, mut writer: FrameWriter, reader: FrameReader) {
+    session.shared.counts.producers.fetch_add(1, Ordering::Relaxed);
+    let queue = Arc::new(AckQueue::default());
+    let mut stream = ProduceStream {
+        session: session.clone(),
+        queue: queue.clone(),
+        partitions: HashMap::new(),
+        reader,
+    };
+    let ended = tokio::select! {
+        ended = stream.read() => ended,
+        // The client does not take acknowledgements any more: it is gone. What it sent before is
+        // appended all the same.
+        () = write_acks(&queue, &mut writer) => Ok(()),
+    };
+    match ended {
+        Ok(()) => finish(&queue, &mut writer).await,
+        Err(Ended::Refused(error)) => refuse(&mut writer, &error).await,
+        Err(Ended::Broken(error)) => session.broken(&mut writer, &error),
+    }
+    session.shared.counts.producers.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// The client has ended its side: acknowledge what is still on its way, then end ours.
+async fn finish(queue: &AckQueue, writer: &mut FrameWriter) {
+    while !queue.is_settled() {
+        if write_some_acks(queue, writer).await.is_err() {
+            return;
+        }
+    }
+    // Fails only if the client is gone.
+    let _ = writer.finish().await;
+}
+
+async fn write_acks(queue: &AckQueue, writer: &mut FrameWriter) {
+    while write_some_acks(queue, writer).await.is_ok() {}
+}
+
+/// Waits for acknowledgements and writes them as one frame.
+///
+/// Cancel safe: what was drained is queued in the writer before anything is awaited.
+async fn write_some_acks(queue: &AckQueue, writer: &mut FrameWriter) -> Result<(), FrameError> {
+    let mut acks = Vec::new();
+    queue.drain(&mut acks).await;
+    let mut body = BytesMut::with_capacity(acks.len() * ProduceAck::BYTES);
+    acks.iter().for_each(|ack| ack.encode(&mut body));
+    writer.write(FrameKind::ProduceAck as u8, 0, &[body.freeze()]).await
+}
+
+struct ProduceStream {
+    session: Session,
+    queue: Arc<AckQueue>,
+    /// Partitions that this client may append to, as looked up before.
+    partitions: HashMap<(TopicId, PartitionIndex), Arc<Partition>>,
+    reader: FrameReader,
+}
+
+enum Ended {
+    Refused(WireError),
+    Broken(FrameError),
+}
+
+impl ProduceStream {
+    async fn read(&mut self) -> Result<(), Ended> {
+        while let Some(header) =
+            self.reader.next_header(limits::FRAME_BYTES_MAX).await.map_err(Ended::Broken)?
+        {
+            if header.kind != FrameKind::Produce as u8 {
+                let message = format!("frame kind {} on a produce stream", header.kind);
+                return Err(Ended::Refused(protocol(&message)));
+            }
+            let mut body = self.reader.body_mut().await.map_err(Ended::Broken)?;
+            let Some(produce) = ProduceHeader::decode(&body) else {
+                return Err(Ended::Refused(protocol("a produce frame without its header")));
+            };
+            body.advance(ProduceHeader::BYTES);
+            let permit = self.buy(body.len()).await;
+            self.queue.expect();
+            self.append(produce, body.freeze(), permit);
+        }
+        Ok(())
+    }
+
+    /// Waits until the node has room for a batch of this size.
+    ///
+    /// The bytes are here already. Buying before they arrive would let a few clients that send
+    /// half a frame each hold the whole budget; what arrives unpaid is bounded by the windows of
+    /// their own connections.
+    async fn buy(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let budget = &self.session.shared.produce_budget;
+        let most = self.session.shared.config.produce_budget_bytes;
+        let permits = u32::try_from(bytes.min(most)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        budget.clone().acquire_many_owned(permits).await.ok()
+    }
+
+    fn append(&mut self, header: ProduceHeader, body: Bytes, permit: Option<OwnedSemaphorePermit>) {
+        if let Err(error) = self.try_append(header, body, permit) {
+            let result = Err(refusal(error));
+            self.queue.push(ProduceAck { correlation: header.correlation, result });
+        }
+    }
+
+    fn try_append(
+        &mut self,
+        header: ProduceHeader,
+        body: Bytes,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), WireError> {
+        let partition = self.partition(header.topic, header.partition)?;
+        let batch = RecordBatch::decode(body)
+            .map_err(|e| WireError::new(ErrorCode::InvalidBatch, e.to_string()))?;
+        let info = *batch.header();
+        if info.is_control() || info.is_transactional() {
+            let message = "control and transactional batches are the node's own to write";
+            return Err(WireError::new(ErrorCode::InvalidBatch, message));
+        }
+        let count = info.record_count;
+        let producer = info.producer_id.is_some().then_some(ProducerBatch {
+            id: info.producer_id,
+            epoch: info.producer_epoch,
+            base_sequence: info.base_sequence,
+            count,
+        });
+        let hold = permit.map(|permit| Box::new(permit) as Box<dyn std::any::Any + Send>);
+        let payload = Payload { count, producer, batch: Some(batch), state: Bytes::new(), hold };
+        let queue = self.queue.clone();
+        let shared = &self.session.shared;
+        partition.append(&shared.log, shared.now(), payload, |place| {
+            let appended = Appended {
+                base_offset: place.base_offset,
+                append_time: place.append_time,
+                reached: place.reached,
+                duplicate: place.duplicate,
+            };
+            Parked::Produce { queue, correlation: header.correlation, appended }
+        });
+        Ok(())
+    }
+
+    fn partition(
+        &mut self,
+        topic: TopicId,
+        index: PartitionIndex,
+    ) -> Result<Arc<Partition>, WireError> {
+        if let Some(partition) = self.partitions.get(&(topic, index)) {
+            return Ok(partition.clone());
+        }
+        let registry = &self.session.shared.registry;
+        let partition = registry.partition(topic, index).ok_or_else(|| {
+            if registry.topic_name(topic).is_some() {
+                let message = format!("the topic has no partition {index}");
+                WireError::new(ErrorCode::UnknownPartition, message)
+            } else {
+                let message = format!("there is no topic with id {topic} (any more)");
+                WireError::new(ErrorCode::UnknownTopic, message)
+            }
+        })?;
+        self.session.authorize(Role::Produce, Some(&partition.topic_name))?;
+        self.partitions.insert((topic, index), partition.clone());
+        Ok(partition)
+    }
+}

@@ -1,0 +1,257 @@
+//! The topics and partitions of the node, and what happens to them.
+
+use crate::partition::Partition;
+use crate::store::{Store, StoreError};
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use weir_core::metadata::{Ask, Change, Image, MetadataError, Topic};
+use weir_core::partition::view::PartitionView;
+use weir_core::topic::TopicConfig;
+use weir_core::wire::{ErrorCode, WireError};
+use weir_core::{LeaderEpoch, PartitionId, PartitionIndex, TimestampMs, TopicId};
+use weir_log::{Log, Retention};
+
+/// All topics and partitions.
+///
+/// Changes go through [`Registry::change`], one at a time; readers never wait for a disk.
+#[derive(Debug)]
+pub struct Registry {
+    store: Arc<Store>,
+    log: Arc<Log>,
+    /// Serialises changes: held across the metadata write, which readers need not wait for.
+    changing: tokio::sync::Mutex<()>,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    image: Image,
+    epoch: LeaderEpoch,
+    by_id: HashMap<PartitionId, Arc<Partition>>,
+    by_index: HashMap<(TopicId, PartitionIndex), Arc<Partition>>,
+}
+
+impl Registry {
+    /// Takes the lead of every partition in `image`, in `epoch`, from what the log holds of it.
+    /// Partitions in the log that no topic has (a deletion was cut off) are deleted.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        log: Arc<Log>,
+        image: Image,
+        epoch: LeaderEpoch,
+        views: &HashMap<PartitionId, PartitionView>,
+    ) -> Registry {
+        let mut state = State { image, epoch, by_id: HashMap::new(), by_index: HashMap::new() };
+        let topics: Vec<Topic> = state.image.topics().cloned().collect();
+        for topic in &topics {
+            state.lead(topic, views);
+        }
+        Registry { store, log, changing: tokio::sync::Mutex::new(()), state: RwLock::new(state) }
+    }
+
+    /// Tells the log each topic's retention, and to drop what no topic has. To be called once the
+    /// log is started.
+    pub fn settle_log(&self, views: &HashMap<PartitionId, PartitionView>) {
+        let state = self.read();
+        for topic in state.image.topics() {
+            for &partition in &topic.partitions {
+                self.log.set_retention(partition, retention(&topic.config));
+            }
+        }
+        let orphan = |id: &&PartitionId| {
+            **id != weir_core::metadata::GROUPS_PARTITION && !state.by_id.contains_key(*id)
+        };
+        for &id in views.keys().filter(orphan) {
+            tracing::info!(partition = %id, "dropping a partition whose topic was deleted");
+            if let Err(error) = self.log.delete_partition(id) {
+                tracing::warn!(partition = %id, %error, "the partition stays until the next start");
+            }
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The partition of this topic and index.
+    #[must_use]
+    pub fn partition(&self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
+        self.read().by_index.get(&(topic, index)).cloned()
+    }
+
+    /// The partition with this number in storage.
+    #[must_use]
+    pub fn partition_by_id(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.read().by_id.get(&id).cloned()
+    }
+
+    /// All partitions, in no order.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.read().by_id.values().cloned().collect()
+    }
+
+    /// The topic of this name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<Topic> {
+        self.read().image.topic(name).cloned()
+    }
+
+    /// All topics, by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Topic> {
+        self.read().image.topics().cloned().collect()
+    }
+
+    /// The name of a topic.
+    #[must_use]
+    pub fn topic_name(&self, id: TopicId) -> Option<Arc<str>> {
+        let state = self.read();
+        let first = state.by_index.get(&(id, PartitionIndex(0)))?;
+        Some(first.topic_name.clone())
+    }
+
+    /// Decides a change, makes it durable and applies it. Returns the topic after it, or as it was
+    /// if it is gone.
+    ///
+    /// # Errors
+    /// [`WireError`]: refused, or the disk failed.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe by itself: run it in a task of its own, so that a durable change is always
+    /// applied.
+    pub async fn change(&self, now: TimestampMs, ask: Ask) -> Result<Topic, WireError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let (change, before, after) = {
+            let state = self.read();
+            let change = state.image.decide(now, &ask).map_err(metadata_error)?;
+            let mut next = state.image.clone();
+            next.apply(&change);
+            let name = match &change {
+                Change::Put(topic) => &topic.name,
+                Change::Removed { name } => name,
+            };
+            (change.clone(), state.image.topic(name).cloned(), next.counters())
+        };
+        let store = self.store.clone();
+        let durable = {
+            let change = change.clone();
+            tokio::task::spawn_blocking(move || store.write_change(&change, after)).await
+        };
+        match durable {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(store_error(&error)),
+            Err(panic) => return Err(WireError::unknown(ErrorCode::Internal, panic.to_string())),
+        }
+        self.apply(&change);
+        match change {
+            Change::Put(topic) => Ok(topic),
+            Change::Removed { name } => before.ok_or_else(|| {
+                WireError::new(ErrorCode::UnknownTopic, format!("`{name}` is gone"))
+            }),
+        }
+    }
+
+    fn apply(&self, change: &Change) {
+        let mut removed = Vec::new();
+        {
+            let mut state = self.write();
+            match change {
+                Change::Put(topic) => {
+                    state.image.apply(change);
+                    state.lead(topic, &HashMap::new());
+                }
+                Change::Removed { name } => {
+                    let topic = state.image.topic(name).cloned();
+                    state.image.apply(change);
+                    for id in topic.iter().flat_map(|t| &t.partitions) {
+                        if let Some(partition) = state.by_id.remove(id) {
+                            state.by_index.remove(&(partition.topic, partition.index));
+                            removed.push(partition);
+                        }
+                    }
+                }
+            }
+        }
+        if let Change::Put(topic) = change {
+            for &partition in &topic.partitions {
+                self.log.set_retention(partition, retention(&topic.config));
+            }
+        }
+        for partition in removed {
+            partition.handle_deleted();
+            if let Err(error) = self.log.delete_partition(partition.id) {
+                tracing::warn!(partition = %partition.id, %error,
+                    "the deleted topic's bytes stay on disk until the next start");
+            }
+        }
+    }
+
+    /// Goes on after a shard's log was reopened: its partitions lead again in a fresh epoch.
+    pub fn recover(
+        &self,
+        epoch: LeaderEpoch,
+        concerned: impl Fn(PartitionId) -> bool,
+        views: &HashMap<PartitionId, PartitionView>,
+    ) {
+        let empty = PartitionView::default();
+        let partitions: Vec<_> = {
+            let mut state = self.write();
+            state.epoch = state.epoch.max(epoch);
+            state.by_id.values().filter(|p| concerned(p.id)).cloned().collect()
+        };
+        for partition in partitions {
+            partition.handle_recovered(epoch, views.get(&partition.id).unwrap_or(&empty));
+        }
+    }
+}
+
+impl State {
+    /// Leads the partitions of `topic` that are not led yet; passes its settings to the others.
+    fn lead(&mut self, topic: &Topic, views: &HashMap<PartitionId, PartitionView>) {
+        let empty = PartitionView::default();
+        let name: Arc<str> = Arc::from(topic.name.as_str());
+        for (index, &id) in topic.partitions.iter().enumerate() {
+            let index = PartitionIndex(index as u32);
+            if let Some(known) = self.by_id.get(&id) {
+                known.set_config(&topic.config);
+                continue;
+            }
+            let view = views.get(&id).unwrap_or(&empty);
+            let place = (topic.id, name.clone(), index);
+            let partition = Arc::new(Partition::new(id, place, &topic.config, self.epoch, view));
+            self.by_index.insert((topic.id, index), partition.clone());
+            self.by_id.insert(id, partition);
+        }
+    }
+}
+
+/// What the log is to keep of a partition of a topic with this configuration.
+fn retention(config: &TopicConfig) -> Retention {
+    Retention {
+        age_ms: config.retention_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        bytes: config.retention_bytes,
+    }
+}
+
+fn metadata_error(error: MetadataError) -> WireError {
+    let code = match &error {
+        MetadataError::Exists(_) => ErrorCode::TopicExists,
+        MetadataError::Unknown(_) => ErrorCode::UnknownTopic,
+        MetadataError::Topic(_) => ErrorCode::InvalidArgument,
+        MetadataError::Limit => ErrorCode::LimitReached,
+    };
+    WireError::new(code, error.to_string())
+}
+
+/// A failed write of the node's notes, as a client is told.
+#[must_use]
+pub fn store_error(error: &StoreError) -> WireError {
+    tracing::error!(%error, "the node's metadata could not be written");
+    WireError::unknown(ErrorCode::Internal, format!("the node's metadata: {error}"))
+}

@@ -1,0 +1,265 @@
+//! Control requests: one question and one answer, on a stream of their own.
+
+use crate::registry::store_error;
+use crate::session::{Session, decode, encode, refuse};
+use crate::status;
+use crate::subscribe::resolve;
+use weir_core::access::Role;
+use weir_core::limits;
+use weir_core::metadata::{Ask, Topic};
+use weir_core::topic::check_name;
+use weir_core::wire::message::{
+    GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
+};
+use weir_core::wire::{ErrorCode, FrameKind, WireError};
+use weir_core::{Offset, PartitionIndex, TopicId};
+use weir_transport::FrameWriter;
+
+/// Most positions in one request.
+const POSITIONS_MAX: usize = limits::NODE_PARTITIONS_MAX;
+
+/// Answers one request.
+pub async fn serve(session: &Session, mut writer: FrameWriter, body: &[u8]) {
+    let response = match decode::<Request>(body) {
+        Ok(request) => answer(session, request).await.unwrap_or_else(Response::Error),
+        Err(error) => {
+            let message = format!("this node does not know the request: {}", error.message);
+            Response::Error(WireError::new(ErrorCode::Unsupported, message))
+        }
+    };
+    match encode(&response) {
+        Ok(body) => {
+            let sent = async {
+                writer.write(FrameKind::Response as u8, 0, &[body]).await?;
+                writer.finish().await
+            };
+            // Fails only if the client is gone or does not read; its connection's idle timeout
+            // then ends this task with it.
+            let _ = sent.await;
+        }
+        Err(error) => refuse(&mut writer, &error).await,
+    }
+}
+
+async fn answer(session: &Session, request: Request) -> Result<Response, WireError> {
+    match request {
+        Request::Topics { names } => topics(session, names),
+        Request::CreateTopic { name, config } => {
+            change(session, Ask::Create { name, config }).await
+        }
+        Request::AlterTopic { name, change: wanted } => {
+            change(session, Ask::Alter { name, change: wanted }).await
+        }
+        Request::DeleteTopic { name } => delete_topic(session, name).await,
+        Request::TrimPartition { topic, partition, before } => {
+            trim(session, &topic, partition, before)
+        }
+        Request::InitProducer {} => init_producer(session).await,
+        Request::Offsets { topic, positions } => offsets(session, topic, &positions).await,
+        Request::CommitPositions { group, positions } => {
+            commit_positions(session, &group, positions).await
+        }
+        Request::FetchPositions { group } => {
+            check_group(&group)?;
+            session.authorize(Role::Consume, None)?;
+            let visible = |p: &GroupPosition| may_consume(session, p.topic);
+            let mut positions = session.shared.groups.positions(&group);
+            positions.retain(visible);
+            Ok(Response::Positions { positions })
+        }
+        Request::ListGroups {} => {
+            session.authorize(Role::Consume, None)?;
+            Ok(Response::Groups { groups: session.shared.groups.list() })
+        }
+        Request::DeleteGroup { group, topics } => delete_group(session, group, topics).await,
+        Request::Status {} => {
+            let all = status::of_node(&session.shared);
+            Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
+        }
+        Request::ConfirmTime {} => {
+            session.authorize(Role::Admin, None)?;
+            session.shared.log.confirm_time();
+            tracing::info!(peer = %session.connection.peer(), "the wall clock was confirmed");
+            Ok(Response::Done {})
+        }
+    }
+}
+
+fn info(topic: Topic) -> TopicInfo {
+    TopicInfo { id: topic.id, name: topic.name, config: topic.config, created_at: topic.created_at }
+}
+
+/// Whoever may produce to or consume from a topic may know of it.
+fn may_see(session: &Session, topic: &str) -> bool {
+    let access = &session.shared.config.access;
+    [Role::Consume, Role::Produce]
+        .into_iter()
+        .any(|role| access.allows(session.principal(), role, Some(topic)))
+}
+
+fn may_consume(session: &Session, topic: TopicId) -> bool {
+    let access = &session.shared.config.access;
+    session
+        .shared
+        .registry
+        .topic_name(topic)
+        .is_some_and(|name| access.allows(session.principal(), Role::Consume, Some(&name)))
+}
+
+fn topics(session: &Session, names: Option<Vec<String>>) -> Result<Response, WireError> {
+    let registry = &session.shared.registry;
+    let topics = match names {
+        None => {
+            let mut topics = registry.topics();
+            topics.retain(|topic| may_see(session, &topic.name));
+            topics
+        }
+        Some(names) => names
+            .iter()
+            .map(|name| {
+                if !may_see(session, name) {
+                    session.authorize(Role::Consume, Some(name))?;
+                }
+                registry.topic(name).ok_or_else(|| unknown_topic(name))
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Response::Topics { topics: topics.into_iter().map(info).collect() })
+}
+
+fn unknown_topic(name: &str) -> WireError {
+    WireError::new(ErrorCode::UnknownTopic, format!("there is no topic `{name}`"))
+}
+
+async fn change(session: &Session, ask: Ask) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let topic = run_change(session, ask).await?;
+    tracing::info!(topic = topic.name, peer = %session.connection.peer(), "topic changed");
+    Ok(Response::Topics { topics: vec![info(topic)] })
+}
+
+/// In a task of its own: a client that goes away must not cut a change in two.
+async fn run_change(session: &Session, ask: Ask) -> Result<Topic, WireError> {
+    let shared = session.shared.clone();
+    let changed = shared.tasks.spawn({
+        let shared = shared.clone();
+        async move { shared.registry.change(shared.now(), ask).await }
+    });
+    changed.await.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))
+}
+
+async fn delete_topic(session: &Session, name: String) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let topic = run_change(session, Ask::Delete { name }).await?;
+    tracing::info!(topic = topic.name, peer = %session.connection.peer(), "topic deleted");
+    session.shared.groups.forget_topic(session.shared.now(), topic.id).await;
+    Ok(Response::Done {})
+}
+
+fn trim(
+    session: &Session,
+    name: &str,
+    index: PartitionIndex,
+    before: Offset,
+) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let registry = &session.shared.registry;
+    let topic = registry.topic(name).ok_or_else(|| unknown_topic(name))?;
+    let partition = registry.partition(topic.id, index).ok_or_else(|| {
+        WireError::new(ErrorCode::UnknownPartition, format!("`{name}` has no partition {index}"))
+    })?;
+    let progress = partition.progress_now();
+    if before > progress.high_watermark || before < Offset::ZERO {
+        return Err(WireError::out_of_range(before, progress.log_start, progress.high_watermark));
+    }
+    session.shared.log.trim(partition.id, before).map_err(|error| {
+        WireError::new(ErrorCode::Offline, format!("the log start was not moved: {error}"))
+    })?;
+    Ok(Response::Done {})
+}
+
+async fn init_producer(session: &Session) -> Result<Response, WireError> {
+    session.authorize(Role::Produce, None)?;
+    let store = session.shared.store.clone();
+    match tokio::task::spawn_blocking(move || store.next_producer()).await {
+        Ok(Ok(id)) => Ok(Response::Producer { id }),
+        Ok(Err(error)) => Err(store_error(&error)),
+        Err(panic) => Err(WireError::new(ErrorCode::Internal, panic.to_string())),
+    }
+}
+
+async fn offsets(
+    session: &Session,
+    topic: TopicId,
+    positions: &[(PartitionIndex, StartAt)],
+) -> Result<Response, WireError> {
+    bounded(positions.len())?;
+    let mut offsets = Vec::with_capacity(positions.len());
+    for &(index, start) in positions {
+        let partition = session.shared.registry.partition(topic, index).ok_or_else(|| {
+            let message = format!("there is no partition {index} of topic {topic}");
+            WireError::new(ErrorCode::UnknownPartition, message)
+        })?;
+        session.authorize(Role::Consume, Some(&partition.topic_name))?;
+        let offset = resolve(&session.shared.log, &partition, start).await?;
+        let progress = partition.progress_now();
+        offsets.push(ResolvedOffset {
+            partition: index,
+            offset,
+            log_start: progress.log_start,
+            high_watermark: progress.high_watermark,
+        });
+    }
+    Ok(Response::Offsets { offsets })
+}
+
+async fn commit_positions(
+    session: &Session,
+    group: &str,
+    positions: Vec<GroupPosition>,
+) -> Result<Response, WireError> {
+    check_group(group)?;
+    bounded(positions.len())?;
+    session.authorize(Role::Consume, None)?;
+    for position in &positions {
+        let partition =
+            session.shared.registry.partition(position.topic, position.partition).ok_or_else(
+                || {
+                    let (topic, partition) = (position.topic, position.partition);
+                    let message = format!("there is no partition {partition} of topic {topic}");
+                    WireError::new(ErrorCode::UnknownPartition, message)
+                },
+            )?;
+        session.authorize(Role::Consume, Some(&partition.topic_name))?;
+        if position.offset < Offset::ZERO {
+            let message = "a position must not be negative";
+            return Err(WireError::new(ErrorCode::InvalidArgument, message));
+        }
+    }
+    session.shared.groups.commit(session.shared.now(), group, &positions).await?;
+    Ok(Response::Done {})
+}
+
+async fn delete_group(
+    session: &Session,
+    group: String,
+    topics: Option<Vec<TopicId>>,
+) -> Result<Response, WireError> {
+    check_group(&group)?;
+    session.authorize(Role::Admin, None)?;
+    session.shared.groups.delete(session.shared.now(), &group, topics.as_deref()).await?;
+    tracing::info!(group, peer = %session.connection.peer(), "group positions deleted");
+    Ok(Response::Done {})
+}
+
+fn check_group(group: &str) -> Result<(), WireError> {
+    check_name(group).map_err(|e| WireError::new(ErrorCode::InvalidArgument, e.to_string()))
+}
+
+fn bounded(positions: usize) -> Result<(), WireError> {
+    if positions > POSITIONS_MAX {
+        let message = format!("{positions} positions in one request; the most is {POSITIONS_MAX}");
+        return Err(WireError::new(ErrorCode::InvalidArgument, message));
+    }
+    Ok(())
+}

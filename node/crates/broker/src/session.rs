@@ -1,0 +1,217 @@
+//! One client's connection: hello, then a task per stream.
+
+use crate::broker::Shared;
+use crate::{produce, requests, subscribe};
+use bytes::Bytes;
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::time::timeout;
+use weir_core::access::Role;
+use weir_core::limits;
+use weir_core::wire::message::{Hello, HelloReply};
+use weir_core::wire::{self, ErrorCode, FrameKind, WireError};
+use weir_transport::{
+    CloseReason, Connection, FrameError, FrameReader, FrameWriter, Incoming, control,
+};
+
+/// What every stream of a connection shares.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The broker.
+    pub shared: Arc<Shared>,
+    /// The connection.
+    pub connection: Connection,
+}
+
+impl Session {
+    /// The client's name; `None`: anonymous.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.connection.peer().principal.as_deref()
+    }
+
+    /// Checks that the client may act as `role` on `topic` (or on no topic).
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unauthorized`], saying who lacks what.
+    pub fn authorize(&self, role: Role, topic: Option<&str>) -> Result<(), WireError> {
+        if self.shared.config.access.allows(self.principal(), role, topic) {
+            return Ok(());
+        }
+        let who = self.principal().unwrap_or("an anonymous client");
+        let right = match role {
+            Role::Admin => "admin",
+            Role::Produce => "produce",
+            Role::Consume => "consume",
+        };
+        let place = topic.map_or(String::new(), |t| format!(" on topic `{t}`"));
+        let message = format!(
+            "{who} does not have the right `{right}`{place}; the node's access rules give rights"
+        );
+        tracing::info!(peer = %self.connection.peer(), right, topic, "refused: no right");
+        Err(WireError::new(ErrorCode::Unauthorized, message))
+    }
+}
+
+/// Serves one connection to its end.
+pub async fn serve(shared: Arc<Shared>, incoming: Incoming) {
+    let address = incoming.address();
+    let connection = match incoming.handshake().await {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::info!(%address, %error, "handshake refused");
+            return;
+        }
+    };
+    shared.counts.connections.fetch_add(1, Ordering::Relaxed);
+    let session = Session { shared: shared.clone(), connection };
+    session.run().await;
+    shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+impl Session {
+    async fn run(&self) {
+        let peer = self.connection.peer().to_string();
+        match timeout(limits::HELLO_TIMEOUT, self.hello()).await {
+            Err(_) => {
+                self.connection.close(CloseReason::HelloTimeout, "no hello came in time");
+                return;
+            }
+            Ok(Err(refusal)) => {
+                tracing::info!(peer, %refusal, "connection refused");
+                // The client learns the reason from the stream, if it gets to read it, or from
+                // here.
+                self.connection.close(close_reason(refusal.code), &refusal.message);
+                return;
+            }
+            Ok(Ok(client)) => tracing::debug!(peer, client, "connected"),
+        }
+        loop {
+            match self.connection.accept_stream().await {
+                Ok((writer, reader)) => {
+                    let session = self.clone();
+                    self.shared.tasks.spawn(async move { session.stream(writer, reader).await });
+                }
+                Err(lost) => {
+                    tracing::debug!(peer, %lost, "disconnected");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Returns what the client calls itself.
+    async fn hello(&self) -> Result<String, WireError> {
+        let lost = |e: FrameError| WireError::new(ErrorCode::Protocol, e.to_string());
+        let stream = self.connection.accept_stream().await;
+        let (mut writer, mut reader) =
+            stream.map_err(|e| WireError::new(ErrorCode::Protocol, e.to_string()))?;
+        let frame = reader.next(limits::CONTROL_BYTES_MAX).await.map_err(lost)?;
+        let body = match frame {
+            Some(frame) if frame.kind == FrameKind::Hello as u8 => frame.body,
+            _ => return Err(protocol("the first frame of a connection must be a hello")),
+        };
+        let hello: Hello = decode(&body)?;
+        let Some(version) = wire::choose_version(hello.version_min, hello.version_max) else {
+            let message = format!(
+                "the client speaks protocol versions {} to {}, this node {} to {}",
+                hello.version_min,
+                hello.version_max,
+                wire::PROTOCOL_VERSION_MIN,
+                wire::PROTOCOL_VERSION_MAX
+            );
+            let error = WireError::new(ErrorCode::Unsupported, message);
+            refuse(&mut writer, &error).await;
+            return Err(error);
+        };
+        let reply = HelloReply {
+            version,
+            node: self.shared.config.node_name.clone(),
+            cluster: self.shared.cluster.clone(),
+            software: self.shared.software.clone(),
+            principal: self.principal().map(str::to_owned),
+            node_time: self.shared.now(),
+            batch_bytes_max: limits::BATCH_BYTES_MAX as u32,
+        };
+        let body = encode(&reply)?;
+        writer.write(FrameKind::HelloReply as u8, 0, &[body]).await.map_err(lost)?;
+        writer.finish().await.map_err(lost)?;
+        Ok(hello.client)
+    }
+
+    async fn stream(self, mut writer: FrameWriter, mut reader: FrameReader) {
+        // A stream opens with a small control message, whole within bounded time.
+        let first = timeout(limits::REQUEST_READ_TIMEOUT, reader.next(limits::CONTROL_BYTES_MAX));
+        let frame = match first.await {
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => return self.broken(&mut writer, &error),
+            Err(_) => {
+                let error = WireError::new(ErrorCode::Timeout, "the request did not come in time");
+                return refuse(&mut writer, &error).await;
+            }
+        };
+        match FrameKind::from_u8(frame.kind) {
+            Some(FrameKind::Request) => requests::serve(&self, writer, &frame.body).await,
+            Some(FrameKind::ProduceOpen) => produce::serve(self, writer, reader).await,
+            Some(FrameKind::Subscribe) => subscribe::serve(self, writer, reader, &frame.body).await,
+            _ => {
+                let kind = frame.kind;
+                refuse(&mut writer, &protocol(&format!("frame kind {kind} opens no stream"))).await;
+            }
+        }
+    }
+
+    /// A stream failed below the level of messages. What is not a frame costs the connection.
+    pub fn broken(&self, writer: &mut FrameWriter, error: &FrameError) {
+        if error.is_protocol_error() {
+            tracing::info!(peer = %self.connection.peer(), %error, "protocol error");
+            self.connection.close(CloseReason::ProtocolError, &error.to_string());
+        } else {
+            tracing::debug!(peer = %self.connection.peer(), %error, "stream ended");
+            writer.reset(CloseReason::Normal.code());
+        }
+    }
+}
+
+/// An error for what the protocol does not allow.
+#[must_use]
+pub fn protocol(message: &str) -> WireError {
+    WireError::new(ErrorCode::Protocol, message)
+}
+
+/// Ends a stream with an error frame.
+pub async fn refuse(writer: &mut FrameWriter, error: &WireError) {
+    let Ok(body) = encode(error) else { return };
+    let sent = async {
+        writer.write(FrameKind::Error as u8, 0, &[body]).await?;
+        writer.finish().await?;
+        writer.delivered().await
+    };
+    // The peer may be gone or may not read; then there is nobody to tell.
+    let _ = timeout(limits::REQUEST_READ_TIMEOUT, sent).await;
+}
+
+/// Encodes a control message of the node's own making.
+///
+/// # Errors
+/// [`ErrorCode::Internal`] if it passes the limit of control messages.
+pub fn encode<T: Serialize>(message: &T) -> Result<Bytes, WireError> {
+    control::encode(message).map_err(|e| WireError::new(ErrorCode::Internal, e.to_string()))
+}
+
+/// Decodes a control message of a client.
+///
+/// # Errors
+/// [`ErrorCode::Protocol`].
+pub fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+    control::decode(body).map_err(|e| protocol(&format!("the message cannot be read: {e}")))
+}
+
+fn close_reason(code: ErrorCode) -> CloseReason {
+    match code {
+        ErrorCode::Unsupported => CloseReason::VersionMismatch,
+        _ => CloseReason::ProtocolError,
+    }
+}
