@@ -48,6 +48,8 @@ pub(crate) const ROW_MAX_SCATTERED: usize = 16 * PAGE - ROW_OVERHEAD;
 pub(crate) struct Identity {
     /// The shard that it belongs to.
     pub(crate) shard: u16,
+    /// How many shards the folder has.
+    pub(crate) shards: u16,
     /// The first file number that it stands for: its own, unless the cleaner wrote it.
     pub(crate) first_seq: u64,
     /// The last file number that it stands for.
@@ -152,6 +154,7 @@ impl FileDb {
                 for (name, value) in [
                     ("format", FORMAT_VERSION),
                     ("shard", u64::from(identity.shard)),
+                    ("shards", u64::from(identity.shards)),
                     ("first_seq", identity.first_seq),
                     ("last_seq", identity.last_seq),
                     ("generation", identity.generation),
@@ -224,9 +227,13 @@ impl FileDb {
             return Err(DbError::NewerVersion(format));
         }
         let field = |name| self.meta(name)?.ok_or(DbError::Malformed("meta row missing"));
-        let shard = u16::try_from(field("shard")?);
+        let small = |name| {
+            let value = u16::try_from(field(name)?);
+            value.map_err(|_| DbError::Malformed("shard out of range"))
+        };
         Ok(Some(Identity {
-            shard: shard.map_err(|_| DbError::Malformed("shard out of range"))?,
+            shard: small("shard")?,
+            shards: small("shards")?,
             first_seq: field("first_seq")?,
             last_seq: field("last_seq")?,
             generation: field("generation")?,

@@ -50,10 +50,6 @@ impl LogFile {
         self.sealed.load(Ordering::Acquire)
     }
 
-    pub(crate) fn mark_sealed(&self) {
-        self.sealed.store(true, Ordering::Release);
-    }
-
     pub(crate) fn is_open(&self) -> bool {
         let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
         db.is_some()
@@ -102,6 +98,17 @@ impl LogFile {
         let file = disk.open(&self.path).map_err(crate::db::failed)?;
         *db = Some(FileDb::open_read_only(file, counters, cache_bytes)?);
         Ok(true)
+    }
+
+    /// Closes a file whose index was written: from here on it is read only. Readers wait meanwhile.
+    pub(crate) fn close_sealed(&self) -> Result<(), DbError> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        let closed = match db.take() {
+            Some(open) => open.close(),
+            None => Ok(()),
+        };
+        self.sealed.store(true, Ordering::Release);
+        closed
     }
 
     /// Takes the open file out. Waits for those that use it.

@@ -222,6 +222,16 @@ impl PartitionIndex {
         }
     }
 
+    /// Adds what a file holds, in the order of the files. Where it overlaps what is there, the
+    /// newer file is right: the older was cut back.
+    pub(crate) fn adopt(&mut self, segment: Segment) {
+        let start = segment.summary.start;
+        if self.segments.last().is_some_and(|last| last.summary.end > start) {
+            self.truncate(start);
+        }
+        self.segments.push(segment);
+    }
+
     /// Drops what lies below `start`: whole files' segments, and runs that are in memory.
     pub(crate) fn advance_start(&mut self, start: Offset) {
         self.log_start = self.log_start.max(start);

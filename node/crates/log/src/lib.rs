@@ -13,6 +13,7 @@
 
 mod api;
 mod backend;
+mod background;
 mod clock;
 mod config;
 mod db;
@@ -20,10 +21,20 @@ mod disk;
 mod events;
 mod file;
 mod index;
+mod index_cache;
 mod kv;
 mod log;
+mod metrics;
+mod queue;
 pub mod raw;
+mod read;
+mod recover;
+mod replay;
+mod rescue;
+mod shard;
 mod stats;
+mod tail;
+mod writer;
 
 pub use api::{AppendError, AppendRequest, OpenError, ReadChunk, ReadError};
 pub use clock::{Clock, SystemClock};

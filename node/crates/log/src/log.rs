@@ -1,56 +1,160 @@
 //! The log of a node.
 
 use crate::api::{AppendError, AppendRequest, OpenError, ReadChunk, ReadError};
+use crate::backend::IoCounters;
+use crate::background::{Background, Task};
 use crate::clock::Clock;
 use crate::config::{LogConfig, Retention};
 use crate::disk::Disk;
 use crate::events::LogEvents;
+use crate::recover::Recovery;
+use crate::shard::{Shard, ShardParts};
 use crate::stats::{PartitionStats, ShardStats};
+use crate::tail::TailCache;
+use crate::writer::{Views, Writer, ends_of};
+use bytes::Bytes;
+use std::any::Any;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use weir_core::entry::{EntryHeader, EntryKind};
 use weir_core::partition::view::PartitionView;
-use weir_core::{Offset, PartitionId, TimestampMs};
+use weir_core::{LeaderEpoch, Offset, PartitionId, TimestampMs};
 
-/// The log of a node. Cheap to share behind an [`Arc`].
-#[derive(Debug)]
-pub struct Log {}
+/// The log of a node. Share it behind an [`Arc`].
+pub struct Log {
+    shards: Vec<Arc<Shard>>,
+    tail: Arc<TailCache>,
+    background: Arc<Background>,
+    threads: Mutex<Threads>,
+    /// Keeps other processes out of the folder.
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// The log's threads, and what they will be given when they start.
+#[derive(Default)]
+struct Threads {
+    pending: Vec<Pending>,
+    writers: Vec<JoinHandle<()>>,
+    background: Option<JoinHandle<()>>,
+}
+
+/// A shard that was opened and not started.
+struct Pending {
+    shard: Arc<Shard>,
+    active: crate::writer::Active,
+    views: Views,
+    unsealed: Vec<Arc<crate::file::LogFile>>,
+    damage: Option<String>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
 
 impl Log {
     /// Opens the folder, creating it if there is none, and replays what recovery needs: the newest
     /// file of each shard. Starts no threads; appends are refused until [`Log::start`].
     ///
+    /// Also returns what the log says of each partition. A shard whose newest file is damaged does
+    /// not prevent opening: its views are those of the file before, and it stays offline.
+    ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(
-        _config: LogConfig,
-        _disk: Arc<dyn Disk>,
-        _clock: Arc<dyn Clock>,
+        config: LogConfig,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
     ) -> Result<(Log, HashMap<PartitionId, PartitionView>), OpenError> {
-        Ok((Log {}, HashMap::new()))
+        let config = Arc::new(config);
+        let lock = prepare_dir(&config, &*disk)?;
+        let shards = count_shards(&config, &*disk)?;
+        let tail = Arc::new(TailCache::new(config.tail_cache_bytes));
+        let mut views = HashMap::new();
+        let mut pending = Vec::new();
+        for id in 0..shards {
+            let parts = ShardParts {
+                id,
+                shards,
+                config: config.clone(),
+                disk: disk.clone(),
+                clock: clock.clone(),
+                dir: shard_dir(&config, id),
+                counters: Arc::new(IoCounters::default()),
+                tail: tail.clone(),
+            };
+            let opened = open_shard(parts)?;
+            views.extend(opened.views.iter().map(|(&p, view)| (p, view.clone())));
+            pending.push(opened);
+        }
+        let log = Log {
+            shards: pending.iter().map(|opened| opened.shard.clone()).collect(),
+            tail,
+            background: Arc::default(),
+            threads: Mutex::new(Threads { pending, ..Threads::default() }),
+            _lock: lock,
+        };
+        Ok((log, views))
     }
 
-    /// Starts the writer and background threads. To be called once.
-    pub fn start(&self, _events: Arc<dyn LogEvents>) {}
-
+    /// Starts the writer and background threads. A second call does nothing.
+    ///
+    /// # Panics
+    /// If the system refuses to start a thread.
+    pub fn start(&self, events: Arc<dyn LogEvents>) {
+        let mut threads = self.threads();
+        for opened in std::mem::take(&mut threads.pending) {
+            let shard = opened.shard;
+            let seal = opened.unsealed.into_iter();
+            for task in seal.map(|file| Task::Seal(shard.clone(), file)) {
+                self.background.push(task);
+            }
+            self.background.push(Task::Prepare(shard.clone()));
+            match &opened.damage {
+                None => shard.queue.open(ends_of(&opened.views)),
+                Some(reason) => shard.queue.go_offline(reason),
+            }
+            let name = format!("log-writer-{}", shard.id);
+            let writer = Writer {
+                shard,
+                events: events.clone(),
+                background: self.background.clone(),
+                active: opened.active,
+                views: opened.views,
+                damage: opened.damage,
+            };
+            threads.writers.push(spawn(name, move || writer.run()));
+        }
+        if threads.background.is_none() {
+            let (background, shards) = (self.background.clone(), self.shards.clone());
+            let body = move || background.run(&shards, &*events);
+            threads.background = Some(spawn("log-background".to_owned(), body));
+        }
+    }
     /// Hands an entry to its shard's writer. Never blocks. The order of calls for a partition is
     /// the order in its log.
     ///
     /// # Errors
     /// [`AppendError`]; nothing was or will be written.
-    pub fn append(&self, _request: AppendRequest) -> Result<(), AppendError> {
-        Err(AppendError::Closed)
+    pub fn append(&self, request: AppendRequest) -> Result<(), AppendError> {
+        self.shard_of(request.header.partition).queue.push(request)
     }
 
     /// Reads from memory only: never blocks on the disk. `None` if `from` is not in memory.
     #[must_use]
     pub fn read_cached(
         &self,
-        _partition: PartitionId,
-        _from: Offset,
-        _max_bytes: usize,
-        _below: Offset,
+        partition: PartitionId,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
     ) -> Option<ReadChunk> {
-        None
+        self.tail.read(partition, from, max_bytes, below)
     }
 
     /// Reads whole batches from the one that holds `from` on, up to about `max_bytes` (at least
@@ -61,11 +165,11 @@ impl Log {
     pub fn read(
         &self,
         partition: PartitionId,
-        _from: Offset,
-        _max_bytes: usize,
-        _below: Offset,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
     ) -> Result<ReadChunk, ReadError> {
-        Err(ReadError::UnknownPartition(partition))
+        self.shard_of(partition).read(partition, from, max_bytes, below)
     }
 
     /// The first offset, in log order, whose record has a timestamp of `at` or later.
@@ -75,46 +179,200 @@ impl Log {
     pub fn find_time(
         &self,
         partition: PartitionId,
-        _at: TimestampMs,
+        at: TimestampMs,
     ) -> Result<Option<Offset>, ReadError> {
-        Err(ReadError::UnknownPartition(partition))
+        self.shard_of(partition).find_time(partition, at)
     }
 
     /// Sets how long a partition's records are kept. Not remembered across [`Log::open`].
-    pub fn set_retention(&self, _partition: PartitionId, _retention: Retention) {}
-
-    /// Deletes a partition: its offsets start anew. Ordered after the appends made before.
-    ///
-    /// # Errors
-    /// [`AppendError`].
-    pub fn delete_partition(&self, _partition: PartitionId) -> Result<(), AppendError> {
-        Err(AppendError::Closed)
+    pub fn set_retention(&self, partition: PartitionId, retention: Retention) {
+        let shard = self.shard_of(partition);
+        let mut all = shard.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(partition, retention);
     }
 
-    /// Moves a partition's log start up to `start`, or to its end if that is lower.
+    /// Deletes a partition. Ordered after the appends made before; its id must not be used again.
     ///
     /// # Errors
     /// [`AppendError`].
-    pub fn trim(&self, _partition: PartitionId, _start: Offset) -> Result<(), AppendError> {
-        Err(AppendError::Closed)
+    pub fn delete_partition(&self, partition: PartitionId) -> Result<(), AppendError> {
+        let shard = self.shard_of(partition);
+        let mut all = shard.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&partition);
+        drop(all);
+        shard.queue.push(control(EntryKind::Delete, partition, Offset::ZERO))
+    }
+
+    /// Moves a partition's log start up to `start`, or to its durable end if that is lower. A start
+    /// at or below the present one changes nothing.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn trim(&self, partition: PartitionId, start: Offset) -> Result<(), AppendError> {
+        let shard = self.shard_of(partition);
+        let bounds = {
+            let index = shard.read_index();
+            index.get(&partition).map(|places| (places.log_start, places.end))
+        };
+        match bounds {
+            Some((log_start, end)) if log_start < start.min(end) => {
+                let start = start.min(end);
+                shard.queue.push(control(EntryKind::LogStart, partition, start))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The wall clock is right: retention by age goes on after a jump of the clock.
-    pub fn confirm_time(&self) {}
+    pub fn confirm_time(&self) {
+        self.background.confirm_time();
+    }
 
     /// One partition's figures; `None` for one that the log does not know.
     #[must_use]
-    pub fn stats(&self, _partition: PartitionId) -> Option<PartitionStats> {
-        None
+    pub fn stats(&self, partition: PartitionId) -> Option<PartitionStats> {
+        let index = self.shard_of(partition).read_index();
+        let places = index.get(&partition)?;
+        let runs = places.segments.iter();
+        Some(PartitionStats {
+            log_start: places.log_start,
+            end: places.end,
+            bytes: places.bytes(),
+            files: places.segments.len(),
+            runs: runs.filter_map(|s| s.runs.as_ref()).map(Vec::len).sum(),
+            append_time: places.append_time,
+        })
     }
 
     /// Every shard's figures.
     #[must_use]
     pub fn shard_stats(&self) -> Vec<ShardStats> {
-        Vec::new()
+        self.shards.iter().map(|shard| shard.stats()).collect()
     }
 
     /// Commits what waits, ends the threads and closes all files. Appends are refused from then
     /// on. Blocks until done; a second call does nothing.
-    pub fn shutdown(&self) {}
+    pub fn shutdown(&self) {
+        for shard in &self.shards {
+            shard.queue.close();
+        }
+        let mut threads = self.threads();
+        for writer in threads.writers.drain(..) {
+            join(writer);
+        }
+        self.background.close();
+        if let Some(background) = threads.background.take() {
+            join(background);
+        }
+        threads.pending.clear();
+        for shard in &self.shards {
+            shard.close_files();
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard_of(&self, partition: PartitionId) -> &Shard {
+        &self.shards[partition.0 as usize % self.shards.len()]
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    let thread = std::thread::Builder::new().name(name).spawn(body);
+    thread.expect("the system starts a thread")
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread of the log panicked");
+    }
+}
+
+/// An item that carries nothing but its offset.
+pub(crate) fn control(kind: EntryKind, partition: PartitionId, offset: Offset) -> AppendRequest {
+    AppendRequest {
+        header: EntryHeader {
+            kind,
+            partition,
+            base_offset: offset,
+            offset_count: 0,
+            epoch: LeaderEpoch::default(),
+            append_time: TimestampMs::default(),
+            state_len: 0,
+            source_len: 0,
+            batch_len: 0,
+        },
+        state: Bytes::new(),
+        source: Bytes::new(),
+        batch: Bytes::new(),
+        linger: Duration::ZERO,
+        hold: None,
+    }
+}
+
+fn prepare_dir(
+    config: &LogConfig,
+    disk: &dyn Disk,
+) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
+    let io = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |error| OpenError::Io { path, error }
+    };
+    disk.create_dir(&config.dir).map_err(io(&config.dir))?;
+    let path = config.dir.join("lock");
+    disk.lock(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::InUse(config.dir.clone()),
+        _ => io(&path)(error),
+    })
+}
+
+fn shard_dir(config: &LogConfig, shard: u16) -> std::path::PathBuf {
+    config.dir.join("log").join(format!("shard-{shard}"))
+}
+
+/// How many shards the folder has, or is to have.
+fn count_shards(config: &LogConfig, disk: &dyn Disk) -> Result<u16, OpenError> {
+    let dir = config.dir.join("log");
+    let io = |error| OpenError::Io { path: dir.clone(), error };
+    disk.create_dir(&dir).map_err(io)?;
+    let names = disk.list(&dir).map_err(io)?;
+    let there = names.iter().filter(|name| name.starts_with("shard-")).count();
+    if there > 0 {
+        return Ok(u16::try_from(there).unwrap_or(u16::MAX));
+    }
+    let shards = config.shards.max(1);
+    // A folder cut short here holds nothing yet: fewer shards are then as good.
+    for id in 0..shards {
+        disk.create_dir(&shard_dir(config, id)).map_err(io)?;
+    }
+    Ok(shards)
+}
+
+fn open_shard(parts: ShardParts) -> Result<Pending, OpenError> {
+    let recovery = Recovery {
+        shard: parts.id,
+        shards: parts.shards,
+        dir: &parts.dir,
+        disk: &*parts.disk,
+        counters: &parts.counters,
+        config: &parts.config,
+        now_ms: parts.clock.now().0.max(0) as u64,
+    };
+    let recovered = recovery.run()?;
+    let shard = Shard::new(parts, recovered.index, recovered.files);
+    Ok(Pending {
+        shard: Arc::new(shard),
+        active: recovered.active,
+        views: recovered.views,
+        unsealed: recovered.unsealed,
+        damage: recovered.damage,
+    })
 }

@@ -1,0 +1,173 @@
+//! Walking the items of a file's stream: for recovery, for sealing and for the cleaner.
+
+use crate::db::{DbError, FileDb};
+use crate::index::{NO_TIMESTAMP, Run, extend_runs, truncate_runs};
+use std::collections::HashMap;
+use weir_core::entry::{self, ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
+use weir_core::partition::producers::ProducerBatch;
+use weir_core::partition::view::PartitionView;
+use weir_core::record::BatchHeader;
+use weir_core::{PartitionId, TimestampMs};
+
+/// Bytes of the stream read at once.
+const WINDOW: u64 = 1024 * 1024;
+
+/// One item of a stream.
+pub(crate) struct Item<'a> {
+    pub(crate) position: u64,
+    pub(crate) header: EntryHeader,
+    pub(crate) state: &'a [u8],
+    pub(crate) batch: &'a [u8],
+}
+
+/// What a file's stream amounts to.
+#[derive(Debug, Default)]
+pub(crate) struct Replayed {
+    /// The views as of the stream's end.
+    pub(crate) views: HashMap<PartitionId, PartitionView>,
+    /// Where the stream has each partition's entries.
+    pub(crate) runs: HashMap<PartitionId, Vec<Run>>,
+    /// The stream's end.
+    pub(crate) end: u64,
+}
+
+/// Rebuilds views and runs from a file: its snapshot, then its stream.
+pub(crate) fn replay(db: &FileDb) -> Result<Replayed, DbError> {
+    let mut replayed = Replayed::default();
+    for (partition, bytes) in db.snapshot()? {
+        let view = PartitionView::decode(&bytes)
+            .ok_or(DbError::Malformed("a snapshot does not decode"))?;
+        replayed.views.insert(PartitionId(partition), view);
+    }
+    replayed.end = db.stream_end()?;
+    let end = replayed.end;
+    for_each_item(db, end, |item| replayed.apply(item))?;
+    Ok(replayed)
+}
+
+impl Replayed {
+    fn apply(&mut self, item: &Item<'_>) -> Result<(), DbError> {
+        let facts = BatchFacts::of(item.batch);
+        let partition = item.header.partition;
+        let view = self.views.entry(partition).or_default();
+        apply_to_view(view, &item.header, item.state, &facts)?;
+        match item.header.kind {
+            EntryKind::Entry => {
+                let runs = self.runs.entry(partition).or_default();
+                extend_runs(runs, &item.header, item.position, facts.max_timestamp);
+            }
+            EntryKind::LogStart => {}
+            EntryKind::Truncate => {
+                if let Some(runs) = self.runs.get_mut(&partition) {
+                    truncate_runs(runs, item.header.base_offset);
+                }
+            }
+            EntryKind::Delete => {
+                self.views.remove(&partition);
+                self.runs.remove(&partition);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies an item to its partition's view.
+pub(crate) fn apply_to_view(
+    view: &mut PartitionView,
+    header: &EntryHeader,
+    state: &[u8],
+    facts: &BatchFacts,
+) -> Result<(), DbError> {
+    let malformed = |_| DbError::Malformed("an item does not follow the one before it");
+    if state.is_empty() {
+        return view.apply(header, &[], facts.producer.as_ref()).map_err(malformed);
+    }
+    let state = bytes::Bytes::copy_from_slice(state);
+    let changes = entry::decode_state(&state)
+        .map_err(|_| DbError::Malformed("a keyed-state section does not decode"))?;
+    view.apply(header, &changes, facts.producer.as_ref()).map_err(malformed)
+}
+
+/// What the log needs to know of a record batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchFacts {
+    pub(crate) producer: Option<ProducerBatch>,
+    pub(crate) max_timestamp: TimestampMs,
+}
+
+impl BatchFacts {
+    /// Of no batch, or of bytes that are none: no producer and no event time.
+    pub(crate) fn of(batch: &[u8]) -> BatchFacts {
+        let Ok(header) = BatchHeader::decode(batch) else {
+            return BatchFacts { producer: None, max_timestamp: NO_TIMESTAMP };
+        };
+        let producer = header.producer_id.is_some().then_some(ProducerBatch {
+            id: header.producer_id,
+            epoch: header.producer_epoch,
+            base_sequence: header.base_sequence,
+            count: header.record_count,
+        });
+        BatchFacts { producer, max_timestamp: header.max_timestamp }
+    }
+}
+
+/// Calls `visit` with each item of the stream up to `end`, in order. Envelopes are checked against
+/// their checksums, batches are not.
+pub(crate) fn for_each_item(
+    db: &FileDb,
+    end: u64,
+    mut visit: impl FnMut(&Item<'_>) -> Result<(), DbError>,
+) -> Result<(), DbError> {
+    let mut window = Vec::new();
+    // The stream's position of the window's first byte, and how much of the window is used.
+    let (mut start, mut used) = (0, 0);
+    loop {
+        let left = &window[used..];
+        let missing = match item_len(left)? {
+            Some(len) if len <= left.len() => {
+                let item = item_at(left, start + used as u64)?;
+                visit(&item)?;
+                used += len;
+                continue;
+            }
+            Some(len) => len - left.len(),
+            None => ENTRY_HEADER_BYTES - left.len().min(ENTRY_HEADER_BYTES),
+        };
+        window.drain(..used);
+        start += used as u64;
+        used = 0;
+        let from = start + window.len() as u64;
+        if from == end && window.is_empty() {
+            return Ok(());
+        }
+        if from + missing as u64 > end {
+            return Err(DbError::Malformed("the stream ends within an item"));
+        }
+        let to = (from + WINDOW.max(missing as u64)).min(end);
+        db.read_stream(from, to, &mut window)?;
+    }
+}
+
+/// The length of the item that begins here, once its header is there.
+fn item_len(bytes: &[u8]) -> Result<Option<usize>, DbError> {
+    if bytes.len() < ENTRY_HEADER_BYTES {
+        return Ok(None);
+    }
+    let header = EntryHeader::decode_unchecked(bytes).map_err(not_an_item)?;
+    Ok(Some(header.entry_len()))
+}
+
+fn item_at(bytes: &[u8], position: u64) -> Result<Item<'_>, DbError> {
+    let header = EntryHeader::decode(bytes).map_err(not_an_item)?;
+    let state_end = ENTRY_HEADER_BYTES + header.state_len as usize;
+    Ok(Item {
+        position,
+        state: &bytes[ENTRY_HEADER_BYTES..state_end],
+        batch: &bytes[header.batch_at()..header.entry_len()],
+        header,
+    })
+}
+
+fn not_an_item(_: weir_core::entry::EntryError) -> DbError {
+    DbError::Malformed("the stream holds something else than items")
+}

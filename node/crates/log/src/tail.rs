@@ -1,0 +1,214 @@
+//! The newest durable batches in memory, for readers at the tail.
+//!
+//! One byte budget for all partitions; the oldest go first, whichever partition they are of. A
+//! partition's cached entries are contiguous and reach to its durable end.
+
+use crate::api::ReadChunk;
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use weir_core::{Offset, PartitionId};
+
+/// What an entry costs besides its bytes.
+const ENTRY_OVERHEAD: usize = 128;
+
+#[derive(Debug)]
+pub(crate) struct TailCache {
+    budget: usize,
+    tail: Mutex<Tail>,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    partitions: HashMap<PartitionId, VecDeque<Entry>>,
+    /// In the order of arrival; may name entries that are gone.
+    order: VecDeque<(PartitionId, Offset)>,
+    bytes: usize,
+}
+
+/// A durable entry; `batch` is empty for one without records.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) base: Offset,
+    pub(crate) end: Offset,
+    pub(crate) batch: Bytes,
+}
+
+impl TailCache {
+    pub(crate) fn new(budget: usize) -> TailCache {
+        TailCache { budget, tail: Mutex::default() }
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds durable entries, each partition's in log order.
+    pub(crate) fn extend(&self, entries: impl Iterator<Item = (PartitionId, Entry)>) {
+        let mut evicted = Vec::new();
+        let mut tail = self.tail();
+        for (partition, entry) in entries {
+            tail.push(partition, entry, &mut evicted);
+        }
+        tail.shrink(self.budget, &mut evicted);
+        drop(tail);
+        // Outside the lock: freeing batches takes a while.
+        drop(evicted);
+    }
+
+    /// Forgets what lies below `start`.
+    pub(crate) fn advance_start(&self, partition: PartitionId, start: Offset) {
+        let mut evicted = Vec::new();
+        self.tail().pop_front_while(partition, &mut evicted, |entry| entry.end <= start);
+    }
+
+    /// Forgets a partition.
+    pub(crate) fn forget(&self, partition: PartitionId) {
+        let mut evicted = Vec::new();
+        self.tail().pop_front_while(partition, &mut evicted, |_| true);
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        *self.tail() = Tail::default();
+    }
+
+    /// Whole batches from the one that holds `from` on; `None` if that one is not here.
+    pub(crate) fn read(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
+    ) -> Option<ReadChunk> {
+        let tail = self.tail();
+        let entries = tail.partitions.get(&partition)?;
+        let first = entries.front()?.base;
+        let end = entries.back()?.end;
+        if from < first || from > end {
+            return None;
+        }
+        let mut chunk = ReadChunk { next_offset: from, ..ReadChunk::default() };
+        let at = entries.partition_point(|entry| entry.end <= from);
+        for entry in entries.range(at..) {
+            let fits = chunk.batches.is_empty() || chunk.bytes + entry.batch.len() <= max_bytes;
+            if entry.end > below || !fits {
+                break;
+            }
+            chunk.next_offset = entry.end;
+            if !entry.batch.is_empty() {
+                chunk.bytes += entry.batch.len();
+                chunk.batches.push(entry.batch.clone());
+            }
+        }
+        Some(chunk)
+    }
+}
+
+impl Tail {
+    fn push(&mut self, partition: PartitionId, entry: Entry, evicted: &mut Vec<Entry>) {
+        let entries = self.partitions.entry(partition).or_default();
+        if entries.back().is_some_and(|last| last.end != entry.base) {
+            // A cut or a failure lies between: what is here does not lead up to the new entry.
+            self.pop_front_while(partition, evicted, |_| true);
+        }
+        self.bytes += entry.batch.len() + ENTRY_OVERHEAD;
+        self.order.push_back((partition, entry.base));
+        self.partitions.entry(partition).or_default().push_back(entry);
+    }
+
+    fn shrink(&mut self, budget: usize, evicted: &mut Vec<Entry>) {
+        while self.bytes > budget {
+            let Some((partition, base)) = self.order.pop_front() else {
+                break;
+            };
+            self.pop_front_while(partition, evicted, |entry| entry.base <= base);
+        }
+        // Names of entries that went another way must not pile up.
+        let live = self.bytes / ENTRY_OVERHEAD + 1;
+        if self.order.len() > 2 * live + 1024 {
+            let partitions = &self.partitions;
+            self.order.retain(|(partition, base)| {
+                let entries = partitions.get(partition);
+                entries.is_some_and(|e| e.front().is_some_and(|front| front.base <= *base))
+            });
+        }
+    }
+
+    fn pop_front_while(
+        &mut self,
+        partition: PartitionId,
+        evicted: &mut Vec<Entry>,
+        gone: impl Fn(&Entry) -> bool,
+    ) {
+        let Some(entries) = self.partitions.get_mut(&partition) else {
+            return;
+        };
+        while entries.front().is_some_and(&gone) {
+            if let Some(entry) = entries.pop_front() {
+                self.bytes -= entry.batch.len() + ENTRY_OVERHEAD;
+                evicted.push(entry);
+            }
+        }
+        if entries.is_empty() {
+            self.partitions.remove(&partition);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(1);
+
+    fn entry(base: i64, end: i64, bytes: usize) -> (PartitionId, Entry) {
+        let batch = Bytes::from(vec![base as u8; bytes]);
+        let entry = Entry { base: Offset(base), end: Offset(end), batch };
+        (P, entry)
+    }
+
+    fn read(cache: &TailCache, from: i64, max: usize, below: i64) -> Option<(usize, i64)> {
+        let chunk = cache.read(P, Offset(from), max, Offset(below))?;
+        assert_eq!(chunk.bytes, chunk.batches.iter().map(Bytes::len).sum::<usize>());
+        Some((chunk.batches.len(), chunk.next_offset.0))
+    }
+
+    /// Goal: reads begin with the batch that holds the offset, step over entries without records
+    /// and stop at the bounds.
+    #[test]
+    fn reads() {
+        let cache = TailCache::new(1 << 20);
+        let entries = [entry(5, 10, 100), entry(10, 11, 0), entry(11, 20, 100)];
+        cache.extend(entries.into_iter());
+        assert_eq!(read(&cache, 4, 1000, 99), None);
+        assert_eq!(read(&cache, 7, 1000, 99), Some((2, 20)));
+        assert_eq!(read(&cache, 10, 1000, 99), Some((1, 20)));
+        assert_eq!(read(&cache, 5, 1, 99), Some((1, 11)));
+        assert_eq!(read(&cache, 5, 1000, 19), Some((1, 11)));
+        assert_eq!(read(&cache, 20, 1000, 99), Some((0, 20)));
+        assert_eq!(read(&cache, 21, 1000, 99), None);
+        cache.advance_start(P, Offset(10));
+        assert_eq!(read(&cache, 9, 1000, 99), None);
+        cache.forget(P);
+        assert_eq!(read(&cache, 20, 1000, 99), None);
+    }
+
+    /// Goal: the budget holds, the oldest go first, and a jump in offsets leaves no hole.
+    #[test]
+    fn bounded_and_contiguous() {
+        let cache = TailCache::new(4 * (1000 + ENTRY_OVERHEAD));
+        for n in 0..10 {
+            cache.extend([entry(n, n + 1, 1000)].into_iter());
+        }
+        assert_eq!(read(&cache, 5, 9999, 99), None);
+        assert_eq!(read(&cache, 6, 9999, 99), Some((4, 10)));
+        cache.extend([entry(50, 51, 1000)].into_iter());
+        assert_eq!(read(&cache, 9, 9999, 99), None);
+        assert_eq!(read(&cache, 50, 9999, 99), Some((1, 51)));
+        for n in 0..5_000 {
+            cache.extend([entry(100 + 2 * n, 101 + 2 * n, 10)].into_iter());
+        }
+        assert!(cache.tail().order.len() < 3_000);
+    }
+}
