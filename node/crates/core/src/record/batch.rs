@@ -10,13 +10,14 @@ use crate::ids::{LeaderEpoch, Offset};
 use crate::limits;
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
+use std::fmt;
 use std::iter::FusedIterator;
 
 /// A record batch whose header and checksum are right, together with its bytes.
 ///
 /// One from [`RecordBatch::decode`] is valid in every respect, so that nobody after it needs to
 /// check again. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RecordBatch {
     header: BatchHeader,
     bytes: Bytes,
@@ -167,6 +168,16 @@ impl RecordBatch {
             });
         }
         Ok(())
+    }
+}
+
+/// Without the records, which may be megabytes.
+impl fmt::Debug for RecordBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordBatch")
+            .field("header", &self.header)
+            .field("walked", &self.walked)
+            .finish_non_exhaustive()
     }
 }
 

@@ -105,14 +105,15 @@ impl BatchBuilder {
             self.max_timestamp = timestamp;
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        let mut before_key = Scratch::new();
-        before_key
+        Scratch::new()
             .length(Some(size.body_bytes))
             .byte(0)
             .varlong(timestamp.0.wrapping_sub(self.base_timestamp.0))
+            .append_to(&mut self.buffer);
+        Scratch::new()
             .length(Some(self.count as usize))
-            .length(key.map(<[u8]>::len));
-        before_key.append_to(&mut self.buffer);
+            .length(key.map(<[u8]>::len))
+            .append_to(&mut self.buffer);
         self.buffer.extend_from_slice(key.unwrap_or_default());
         self.put_counted(value);
         self.put_length(Some(size.header_count));
@@ -218,9 +219,7 @@ impl BatchBuilder {
 
     #[inline]
     fn put_length(&mut self, count: Option<usize>) {
-        let mut scratch = Scratch::new();
-        scratch.length(count);
-        scratch.append_to(&mut self.buffer);
+        Scratch::new().length(count).append_to(&mut self.buffer);
     }
 
     /// Grows the buffer so that `more` bytes fit, and never far beyond the largest batch: the

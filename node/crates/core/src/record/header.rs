@@ -60,7 +60,7 @@ impl BatchHeader {
         if magic != BATCH_MAGIC {
             return Err(BatchError::Magic(magic));
         }
-        let total = peek_total_bytes(raw)?.unwrap_or(0);
+        let total = peek_total_bytes(raw)?.unwrap_or(BATCH_HEADER_BYTES);
         let header = BatchHeader {
             base_offset: Offset(i64::from_be_bytes(array(raw, 0))),
             batch_length: (total - PREFIX_BYTES) as u32,

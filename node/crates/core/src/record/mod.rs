@@ -46,4 +46,6 @@ pub use error::{BatchError, BuildError, PushError, RecordTooLarge, UnpackError};
 pub use header::{
     BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, peek_total_bytes, sequence_plus, set_base,
 };
-pub use iter::{Header, HeaderName, HeaderView, Headers, Record, RecordIter, RecordView, Records};
+pub use iter::{
+    Header, HeaderName, HeaderView, Headers, IntoRecords, Record, RecordIter, RecordView, Records,
+};

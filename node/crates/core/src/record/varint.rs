@@ -128,54 +128,67 @@ pub(super) fn varlong_bytes(value: i64) -> usize {
     (70 - (zigzag(value) | 1).leading_zeros() as usize) / 7
 }
 
-/// A few varints, gathered on the stack so that they are appended to a buffer at once.
-#[derive(Debug)]
+/// A few varints, gathered in a register so that they are appended to a buffer at once: up to
+/// [`Scratch::CAPACITY`] bytes, first one lowest.
+///
+/// In an array they would be written byte by byte and read back as a whole right after, which
+/// stalls the processor; that made pushing a record three times as slow.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Scratch {
-    bytes: [u8; Scratch::CAPACITY],
-    len: usize,
+    bits: u128,
+    len: u32,
 }
 
 impl Scratch {
-    /// One attribute byte, a varlong and three varints take 26.
-    pub(super) const CAPACITY: usize = 32;
+    /// Enough for a varlong, an attribute byte and one varint, or for three varints.
+    pub(super) const CAPACITY: usize = size_of::<u128>();
 
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Scratch { bytes: [0; Scratch::CAPACITY], len: 0 }
+        Scratch { bits: 0, len: 0 }
     }
 
     /// Appends what was gathered to `buffer`, which should have [`Scratch::CAPACITY`] to spare.
     ///
-    /// Copies the whole array and cuts the rest off again: a copy of constant size is a few
-    /// instructions, one of a variable size a call.
+    /// Copies all of it and cuts the rest off again: a copy of constant size is one instruction,
+    /// one of a variable size a call.
     #[inline(always)]
-    pub(super) fn append_to(&self, buffer: &mut BytesMut) {
-        let end = buffer.len() + self.len;
-        buffer.extend_from_slice(&self.bytes);
+    pub(super) fn append_to(self, buffer: &mut BytesMut) {
+        let end = buffer.len() + self.len as usize;
+        buffer.extend_from_slice(&self.bits.to_le_bytes());
         buffer.truncate(end);
     }
 
     #[inline(always)]
-    pub(super) fn byte(&mut self, byte: u8) -> &mut Self {
-        self.bytes[self.len] = byte;
-        self.len += 1;
-        self
+    pub(super) fn byte(self, byte: u8) -> Self {
+        self.put(u64::from(byte), 1)
     }
 
     /// A length, or -1 for `None`. Lengths are bounded by the caller, far below `i32::MAX`.
     #[inline(always)]
-    pub(super) fn length(&mut self, count: Option<usize>) -> &mut Self {
+    pub(super) fn length(self, count: Option<usize>) -> Self {
         self.varlong(count.map_or(-1, |count| count as i64))
     }
 
     #[inline(always)]
-    pub(super) fn varlong(&mut self, value: i64) -> &mut Self {
+    pub(super) fn varlong(mut self, value: i64) -> Self {
         let mut raw = zigzag(value);
+        if raw < 1 << 7 {
+            return self.put(raw, 1);
+        }
+        if raw < 1 << 14 {
+            return self.put(0x80 | raw & 0x7f | (raw >> 7) << 8, 2);
+        }
         while raw >= 0x80 {
-            self.byte(raw as u8 | 0x80);
+            self = self.byte(raw as u8 | 0x80);
             raw >>= 7;
         }
         self.byte(raw as u8)
+    }
+
+    #[inline(always)]
+    fn put(self, bytes: u64, count: u32) -> Self {
+        Scratch { bits: self.bits | u128::from(bytes) << (8 * self.len), len: self.len + count }
     }
 }
 
@@ -190,10 +203,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn encoded(value: i64) -> Vec<u8> {
-        let mut scratch = Scratch::new();
-        scratch.varlong(value);
         let mut buffer = BytesMut::new();
-        scratch.append_to(&mut buffer);
+        Scratch::new().varlong(value).append_to(&mut buffer);
         buffer.to_vec()
     }
 

@@ -1,8 +1,10 @@
 //! Damage of every kind is noticed: each flipped bit, each truncation.
 
-use crate::support::{batch, record, sample, seal};
+use crate::support::{batch, plain_header, record, sample, seal, sealed};
 use bytes::Bytes;
-use weir_core::record::{BatchError, Compression, RecordBatch};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use weir_core::record::{BatchError, BatchHeader, Compression, RecordBatch, split_batches};
 
 /// Bytes outside the checksum that a flip may change unnoticed: base offset and leader epoch.
 fn is_free(at: usize) -> bool {
@@ -86,5 +88,61 @@ fn truncated_records_are_refused() {
                 assert!(result.is_err(), "{way}, {length} of {} bytes", good.len());
             }
         }
+    }
+}
+
+/// Reads the bytes in every way there is. What is accepted has as many records as it says.
+fn read_in_every_way(bytes: &Bytes) {
+    if let Ok((batch, records)) = RecordBatch::decode_with_records(bytes.clone()) {
+        assert_eq!(records.iter().count(), batch.len());
+        assert_eq!(records.into_iter().count(), batch.len());
+        assert!(RecordBatch::decode(bytes.clone()).is_ok());
+    }
+    for part in split_batches(bytes.clone()) {
+        let read = part.and_then(RecordBatch::decode_trusted).and_then(|batch| batch.records());
+        read.into_iter().for_each(|records| assert_eq!(records.iter().count(), records.len()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..300)) {
+        read_in_every_way(&Bytes::from(bytes));
+    }
+
+    /// Arbitrary records behind a header that is right.
+    #[test]
+    fn arbitrary_records_do_no_harm(
+        payload in vec(any::<u8>(), 0..300),
+        count in 1_u32..4,
+        code in 0_i16..5,
+    ) {
+        let header = BatchHeader { attributes: code, ..plain_header(count) };
+        read_in_every_way(&sealed(header, &payload));
+    }
+
+    /// Packed records with some bytes changed, cut out or doubled: that is what gets deepest into
+    /// the decompressors.
+    #[test]
+    fn mangled_packing_does_no_harm(
+        way in proptest::sample::select(&Compression::ALL),
+        changes in vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
+        doubled in any::<(proptest::sample::Index, proptest::sample::Index)>(),
+        value_bytes in 0_usize..200_000,
+    ) {
+        let text: String = (0..value_bytes / 8).map(|index| format!("{:08x}", index % 777)).collect();
+        let good = batch(way, &[record(1, Some("k"), Some(&text)), record(2, None, None)]);
+        let mut payload = good[61..].to_vec();
+        for (at, byte) in changes {
+            let at = at.index(payload.len());
+            payload[at] = byte;
+        }
+        let (from, to) = (doubled.0.index(payload.len()), doubled.1.index(payload.len()));
+        let mangled = [&payload[..from], &payload[to..]].concat();
+        let header = BatchHeader::decode(&good).unwrap();
+        read_in_every_way(&sealed(header, &payload));
+        read_in_every_way(&sealed(header, &mangled));
     }
 }

@@ -51,6 +51,10 @@ fn assert_reads_back(bytes: &Bytes, expected: &[Record]) {
     assert_eq!(batch.len(), expected.len());
     assert_eq!(batch.bytes(), bytes);
 
+    let owned = records.clone().into_iter();
+    assert_eq!(owned.len(), expected.len());
+    assert!(owned.eq(records.iter_shared()));
+
     let decoded = RecordBatch::decode(bytes.clone()).expect("valid");
     assert_eq!(shared(&decoded.records().expect("valid")), expected);
     let trusted = RecordBatch::decode_trusted(bytes.clone()).expect("valid");
