@@ -232,7 +232,9 @@ impl BatchBuilder {
         let target = if need > self.bytes_max / 4 {
             need.max(self.bytes_max)
         } else {
-            need.max(self.bytes_last).max(2 * self.buffer.len())
+            // A little more than last time, or a batch a little larger is copied at its end.
+            let typical = (self.bytes_last + self.bytes_last / 8).min(self.bytes_max);
+            need.max(typical).max(2 * self.buffer.len())
         };
         self.buffer.reserve(target - self.buffer.len());
     }
