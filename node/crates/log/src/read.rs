@@ -295,6 +295,7 @@ impl Walk<'_> {
             let fits = header.kind == EntryKind::Entry
                 && header.partition == self.partition
                 && header.base_offset == expected
+                && header.end_offset() <= span.end
                 && at + len <= bytes.len();
             if !fits {
                 return Err(span.end);

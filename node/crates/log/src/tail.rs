@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(read(&cache, 4, 1000, 99), None);
         assert_eq!(read(&cache, 7, 1000, 99), Some((2, 20)));
         assert_eq!(read(&cache, 10, 1000, 99), Some((1, 20)));
-        assert_eq!(read(&cache, 5, 1, 99), Some((1, 11)));
+        assert_eq!(read(&cache, 5, 1, 99), Some((1, 10)));
         assert_eq!(read(&cache, 5, 1000, 19), Some((1, 11)));
         assert_eq!(read(&cache, 20, 1000, 99), Some((0, 20)));
         assert_eq!(read(&cache, 21, 1000, 99), None);

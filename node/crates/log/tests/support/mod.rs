@@ -1,0 +1,313 @@
+//! What the log's tests share: entries to append, a recorder of events, a clock by hand.
+#![allow(dead_code)] // Each test binary uses a part of it.
+
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use weir_core::entry::{EntryHeader, EntryKind, StateChange, encode_state};
+use weir_core::partition::view::PartitionView;
+use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch};
+use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
+use weir_log::{AppendRequest, Clock, Disk, Log, LogConfig, LogEvents};
+
+/// How long a test waits for what must happen before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub type Views = HashMap<PartitionId, PartitionView>;
+
+/// An entry to append, built step by step.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub partition: u32,
+    pub base: i64,
+    pub epoch: i32,
+    pub append_time: i64,
+    /// Event time and value of each record.
+    pub records: Vec<(i64, Vec<u8>)>,
+    pub state: Vec<StateChange>,
+    /// Producer id and base sequence.
+    pub producer: Option<(i64, i32)>,
+    pub linger: Duration,
+}
+
+pub fn entry(partition: u32, base: i64) -> Entry {
+    Entry {
+        partition,
+        base,
+        epoch: 1,
+        append_time: 1_000,
+        records: Vec::new(),
+        state: Vec::new(),
+        producer: None,
+        linger: Duration::ZERO,
+    }
+}
+
+impl Entry {
+    pub fn record(mut self, timestamp: i64, value: impl Into<Vec<u8>>) -> Entry {
+        self.records.push((timestamp, value.into()));
+        self
+    }
+
+    pub fn records(mut self, count: usize, bytes: usize) -> Entry {
+        for n in 0..count {
+            let fill = (self.base as usize + n) as u8;
+            self.records.push((self.base + n as i64, vec![fill; bytes]));
+        }
+        self
+    }
+
+    pub fn append_time(self, append_time: i64) -> Entry {
+        Entry { append_time, ..self }
+    }
+
+    pub fn epoch(self, epoch: i32) -> Entry {
+        Entry { epoch, ..self }
+    }
+
+    pub fn producer(self, id: i64, sequence: i32) -> Entry {
+        Entry { producer: Some((id, sequence)), ..self }
+    }
+
+    pub fn state(mut self, key: &str, value: Option<&str>) -> Entry {
+        self.state.push(StateChange {
+            key: Bytes::from(key.to_owned()),
+            value: value.map(|value| Bytes::from(value.to_owned())),
+        });
+        self
+    }
+
+    /// How many offsets it takes.
+    pub fn count(&self) -> u32 {
+        self.records.len().max(1) as u32
+    }
+
+    pub fn end(&self) -> Offset {
+        Offset(self.base).plus(self.count())
+    }
+
+    pub fn batch(&self) -> Bytes {
+        if self.records.is_empty() {
+            return Bytes::new();
+        }
+        let mut builder = BatchBuilder::new(Compression::None);
+        for (timestamp, value) in &self.records {
+            builder.push(TimestampMs(*timestamp), None, Some(value), NO_HEADERS).unwrap();
+        }
+        let (id, sequence) = self.producer.unwrap_or((-1, -1));
+        let epoch = if id >= 0 { 0 } else { -1 };
+        let bytes = builder.build(ProducerId(id), epoch, sequence).unwrap();
+        let batch = RecordBatch::decode(bytes).unwrap();
+        let batch = batch.with_base(Offset(self.base), LeaderEpoch(self.epoch));
+        batch.into_bytes()
+    }
+
+    pub fn request(&self) -> AppendRequest {
+        let batch = self.batch();
+        let state = encode_state(&self.state);
+        AppendRequest {
+            header: EntryHeader {
+                kind: EntryKind::Entry,
+                partition: PartitionId(self.partition),
+                base_offset: Offset(self.base),
+                offset_count: self.count(),
+                epoch: LeaderEpoch(self.epoch),
+                append_time: TimestampMs(self.append_time),
+                state_len: state.len() as u32,
+                source_len: 0,
+                batch_len: batch.len() as u32,
+            },
+            state,
+            source: Bytes::new(),
+            batch,
+            linger: self.linger,
+            hold: None,
+        }
+    }
+}
+
+/// A truncation of a partition to `end`.
+pub fn truncation(partition: u32, end: i64) -> AppendRequest {
+    let mut request = entry(partition, end).request();
+    request.header.kind = EntryKind::Truncate;
+    request.header.offset_count = 0;
+    request
+}
+
+/// Remembers what the log reported.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    seen: Mutex<Seen>,
+    news: Condvar,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub durable: HashMap<PartitionId, Offset>,
+    pub starts: HashMap<PartitionId, Offset>,
+    pub failures: Vec<String>,
+    pub recoveries: usize,
+    pub views: Views,
+    pub commits: usize,
+}
+
+impl Recorder {
+    pub fn new() -> Arc<Recorder> {
+        Arc::default()
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until what was reported satisfies `condition`.
+    pub fn wait(&self, what: &str, condition: impl Fn(&Seen) -> bool) -> Seen {
+        let seen = self.seen.lock().unwrap();
+        let waited = self.news.wait_timeout_while(seen, PATIENCE, |seen| !condition(seen));
+        let (seen, timeout) = waited.unwrap();
+        assert!(!timeout.timed_out(), "waited in vain for {what}: {seen:?}");
+        seen.clone()
+    }
+
+    pub fn wait_durable(&self, partition: u32, end: Offset) {
+        self.wait("an append", |seen| {
+            seen.durable.get(&PartitionId(partition)).is_some_and(|&durable| durable >= end)
+        });
+    }
+
+    pub fn wait_start(&self, partition: u32, start: Offset) {
+        self.wait("a log start", |seen| {
+            seen.starts.get(&PartitionId(partition)).is_some_and(|&s| s >= start)
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock().unwrap());
+        self.news.notify_all();
+    }
+}
+
+impl LogEvents for Recorder {
+    fn durable(&self, _shard: u16, ends: &[(PartitionId, Offset)]) {
+        self.note(|seen| {
+            seen.commits += 1;
+            seen.durable.extend(ends.iter().copied());
+        });
+    }
+
+    fn failed(&self, _shard: u16, reason: &str) {
+        self.note(|seen| seen.failures.push(reason.to_owned()));
+    }
+
+    fn recovered(&self, _shard: u16, views: &Views) {
+        self.note(|seen| {
+            seen.recoveries += 1;
+            seen.views.extend(views.iter().map(|(&p, view)| (p, view.clone())));
+        });
+    }
+
+    fn log_start(&self, partition: PartitionId, start: Offset) {
+        self.note(|seen| {
+            seen.starts.insert(partition, start);
+        });
+    }
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug, Default)]
+pub struct HandClock {
+    times: Mutex<(i64, Duration)>,
+}
+
+impl HandClock {
+    pub fn at(now_ms: i64) -> Arc<HandClock> {
+        Arc::new(HandClock { times: Mutex::new((now_ms, Duration::ZERO)) })
+    }
+
+    /// Moves both clocks.
+    pub fn pass(&self, ms: i64) {
+        let mut times = self.times.lock().unwrap();
+        times.0 += ms;
+        times.1 += Duration::from_millis(ms as u64);
+    }
+
+    /// Sets the wall clock only.
+    pub fn jump_to(&self, now_ms: i64) {
+        self.times.lock().unwrap().0 = now_ms;
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> TimestampMs {
+        TimestampMs(self.times.lock().unwrap().0)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.times.lock().unwrap().1
+    }
+}
+
+/// Small files and caches, so that little data makes much happen; retention only when kicked.
+pub fn small_config(dir: &Path) -> LogConfig {
+    LogConfig {
+        shards: 1,
+        file_bytes: 64 * 1024,
+        tail_cache_bytes: 1 << 20,
+        active_cache_bytes: 1 << 20,
+        sealed_cache_bytes: 1 << 18,
+        sealed_files_open: 2,
+        reserve_bytes: 0,
+        retention_interval: Duration::from_secs(3600),
+        scrub_interval: Duration::from_secs(3600),
+        background_bytes_per_s: 0,
+        ..LogConfig::new(dir)
+    }
+}
+
+/// An open, started log with its recorder and what it found.
+pub struct Running {
+    pub log: Log,
+    pub recorder: Arc<Recorder>,
+    pub views: Views,
+}
+
+pub fn start(config: LogConfig, disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Running {
+    let (log, views) = Log::open(config, disk, clock).unwrap();
+    let recorder = Recorder::new();
+    log.start(recorder.clone());
+    Running { log, recorder, views }
+}
+
+impl Running {
+    /// Appends and waits until it is durable.
+    pub fn append(&self, entry: &Entry) {
+        self.log.append(entry.request()).unwrap();
+        self.recorder.wait_durable(entry.partition, entry.end());
+    }
+
+    /// The values of all records from `from` on, as read through `read` from the disk.
+    pub fn values(&self, partition: u32, from: i64) -> Vec<(i64, Vec<u8>)> {
+        values(&self.log, partition, from)
+    }
+}
+
+/// Offsets and values of all records from `from` on, read from the disk in small steps.
+pub fn values(log: &Log, partition: u32, from: i64) -> Vec<(i64, Vec<u8>)> {
+    let mut values = Vec::new();
+    let mut at = Offset(from);
+    loop {
+        let chunk = log.read(PartitionId(partition), at, 10_000, Offset(i64::MAX)).unwrap();
+        for batch in &chunk.batches {
+            let batch = RecordBatch::decode(batch.clone()).unwrap();
+            for record in batch.records().unwrap().iter().filter(|r| r.offset >= at) {
+                values.push((record.offset.0, record.value.unwrap_or_default().to_vec()));
+            }
+        }
+        if chunk.next_offset == at {
+            return values;
+        }
+        at = chunk.next_offset;
+    }
+}
