@@ -123,7 +123,7 @@ pub enum BatchError {
     /// Producer id, epoch and sequence do not go together.
     #[error(
         "producer id {id}, epoch {epoch} and base sequence {sequence} do not go together: \
-         an idempotent producer sets all three, any other leaves all at -1"
+         an idempotent producer sets all three, any other leaves its id at -1"
     )]
     Producer {
         /// The header's producer id.

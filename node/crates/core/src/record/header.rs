@@ -38,9 +38,9 @@ pub struct BatchHeader {
     pub max_timestamp: TimestampMs,
     /// Who produced the batch, or [`ProducerId::NONE`].
     pub producer_id: ProducerId,
-    /// Generation of the producer, or -1.
+    /// Generation of the producer. Means nothing without a producer id; then usually -1.
     pub producer_epoch: i16,
-    /// Sequence number of the first record, or -1.
+    /// Sequence number of the first record. Means nothing without a producer id; then usually -1.
     pub base_sequence: i32,
     /// How many records there are.
     pub record_count: u32,
@@ -139,11 +139,12 @@ impl BatchHeader {
         self.last_offset().plus(1)
     }
 
-    /// Sequence number of the last record, or -1 without a sequence. After `i32::MAX` comes 0.
+    /// Sequence number of the last record; -1 without a producer id or a sequence. After
+    /// `i32::MAX` comes 0.
     #[must_use]
     pub fn last_sequence(&self) -> i32 {
-        if self.base_sequence < 0 {
-            return self.base_sequence;
+        if !self.producer_id.is_some() || self.base_sequence < 0 {
+            return -1;
         }
         sequence_plus(self.base_sequence, self.last_offset_delta)
     }
@@ -162,9 +163,9 @@ impl BatchHeader {
             // The control batches of an idempotent producer have no sequence.
             self.producer_epoch >= 0 && (self.base_sequence >= 0 || self.is_control())
         } else {
+            // Without an id, epoch and sequence mean nothing, and Kafka's clients write different
+            // numbers there.
             self.producer_id == ProducerId::NONE
-                && self.producer_epoch == -1
-                && self.base_sequence == -1
         };
         if consistent {
             return Ok(());

@@ -122,13 +122,19 @@ fn producer_fields_go_together() {
         base_sequence: sequence,
         ..plain_header(1)
     };
-    let wrong = [(-1, 0, -1), (-1, -1, 0), (-2, -1, -1), (5, -1, 0), (5, 0, -1), (5, 0, -2)];
+    let wrong = [(-2, -1, -1), (i64::MIN, 0, 0), (5, -1, 0), (5, 0, -1), (5, 0, -2)];
     for (id, epoch, sequence) in wrong {
         let refused = BatchError::Producer { id, epoch, sequence };
         assert_eq!(refusal_of(with(id, epoch, sequence), &tiny(0)), refused);
     }
     for (id, epoch, sequence) in [(0, 0, 0), (i64::MAX, i16::MAX, i32::MAX)] {
         RecordBatch::decode(sealed(with(id, epoch, sequence), &tiny(0))).expect("valid");
+    }
+    // Plain producers: some clients leave epoch or sequence at 0.
+    for (epoch, sequence) in [(-1, -1), (-1, 0), (0, 0)] {
+        let plain = sealed(with(-1, epoch, sequence), &tiny(0));
+        let plain = RecordBatch::decode(plain).expect("valid");
+        assert_eq!(plain.header().last_sequence(), -1);
     }
     let marker = BatchHeader { attributes: 0x30, ..with(5, 0, -1) };
     RecordBatch::decode(sealed(marker, &tiny(0))).expect("markers have no sequence");
