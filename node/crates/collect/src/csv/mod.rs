@@ -301,9 +301,9 @@ impl FieldBuffer {
     /// Feeds a line and its line end. Fields never hold more bytes than their lines did, and the
     /// caller bounds those.
     fn feed(&mut self, reader: &mut Reader, line: &[u8]) -> RowState {
-        for input in [line, b"\n"] {
-            let mut rest = input;
-            loop {
+        for mut rest in [line, b"\n"] {
+            // To the reader no input at all is the end of the file, so an empty line is passed by.
+            while !rest.is_empty() {
                 let (result, read, written, ended) = reader.read_record(
                     rest,
                     &mut self.bytes[self.bytes_used..],
@@ -313,7 +313,7 @@ impl FieldBuffer {
                 self.bytes_used += written;
                 self.count += ended;
                 match result {
-                    ReadRecordResult::InputEmpty => break,
+                    ReadRecordResult::InputEmpty => {}
                     ReadRecordResult::OutputFull => self.bytes.resize(self.bytes.len() * 2, 0),
                     ReadRecordResult::OutputEndsFull if self.ends.len() >= COLUMNS_MAX => {
                         return RowState::TooManyColumns;

@@ -221,7 +221,9 @@ fn decode_gsa(fields: &Fields<'_>) -> Result<Body, FieldError> {
 fn decode_zda(fields: &Fields<'_>) -> Result<Body, FieldError> {
     let date = match (fields.count(2)?, fields.count(3)?, fields.count(4)?) {
         (Some(day), Some(month), Some(year)) => {
-            let days = days_of(year.into(), month.into(), day.into());
+            // The standard wants four digits, but some talkers send two.
+            let year = if year < 100 { full_year(year.into()) } else { year.into() };
+            let days = days_of(year, month.into(), day.into());
             Some(days.ok_or_else(|| fields.error(2, "date"))?)
         }
         _ => None,

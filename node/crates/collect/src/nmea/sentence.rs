@@ -46,7 +46,7 @@ pub enum SentenceError {
     /// It is longer than [`SENTENCE_BYTES_MAX`].
     #[error("it is longer than {SENTENCE_BYTES_MAX} bytes")]
     TooLong,
-    /// It ends without `*` and two hexadecimal digits.
+    /// Its first `*` is not followed by two hexadecimal digits and the end.
     #[error("it has no checksum")]
     NoChecksum {
         /// What probably happened to it.
@@ -150,12 +150,12 @@ fn parse_sentence(line: &[u8]) -> Result<Sentence<'_>, SentenceError> {
     Ok(Sentence { encapsulated, address, talker, kind, data })
 }
 
-/// Splits `body*hh`.
+/// Splits `body*hh`. A `*` can only be the one before the checksum.
 fn split_checksum(text: &[u8]) -> Option<(&[u8], u8)> {
-    let (body, sum) = text.split_at_checked(text.len().checked_sub(3)?)?;
-    let digits = std::str::from_utf8(sum.strip_prefix(b"*")?).ok()?;
-    let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    Some((body, u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?))
+    let star = text.iter().position(|&byte| byte == b'*')?;
+    let digits = std::str::from_utf8(&text[star + 1..]).ok()?;
+    let is_hex = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Some((&text[..star], u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?))
 }
 
 fn printable(bytes: &[u8]) -> Option<&str> {
@@ -212,7 +212,7 @@ mod tests {
         assert!(sentence.encapsulated);
         assert_eq!((sentence.talker, sentence.kind), ("BS", "VDM"));
         assert_eq!(sentence.data, "1,1,,A,13o4g`00000I2ENRH4g83S0L088C,0");
-        let (_, own) = parse_line(b"$PLCS,A*4A ").unwrap();
+        let (_, own) = parse_line(b"$PLCS,A*61 ").unwrap();
         assert_eq!((own.talker, own.kind, own.data), ("P", "LCS", "A"));
     }
 
