@@ -67,7 +67,7 @@ pub struct Globals {
         global = true,
         env = "WEIR_SERVER_NAME",
         value_name = "NAME",
-        default_value = "weir",
+        default_value = weir_transport::NODE_SERVER_NAME,
         hide_short_help = true
     )]
     pub server_name: String,

@@ -17,6 +17,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The name, as it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
 /// Sends logs of `level` (or levels per crate, `info,weir_log=debug`) to stderr.
 pub fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
     let filter = parse_level(level).map_err(Failure::usage)?;
@@ -49,12 +59,18 @@ pub fn parse_level(text: &str) -> Result<Targets, String> {
 
 /// From here on a panic is logged and ends the process, on whatever thread it happens.
 ///
-/// A panic is a bug, and a task or thread that died of one would leave a node that half works.
+/// A panic is a bug, and a task or thread that died of one would leave a node that half works. The
+/// exception is the storage engine's panic on a rotten page, which the log catches and turns into
+/// a quarantined file.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let message = info.payload_as_str().unwrap_or("(no message)");
+        if weir_log::panic_is_contained() {
+            tracing::warn!(place, "the storage engine panicked, which is contained: {message}");
+            return;
+        }
         tracing::error!(thread = thread.name(), place, "panic, a bug: {message}; ending");
         eprintln!("weir: panic, which is a bug: {message} ({place})");
         std::process::abort();

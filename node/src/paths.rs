@@ -140,6 +140,23 @@ impl RunFile {
     }
 }
 
+/// Writes a file that only its owner may read, at once or not at all.
+///
+/// # Errors
+/// The system's.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("new");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&temporary, path)
+}
+
 fn tempfile_in(dir: &Path) -> io::Result<(PathBuf, std::fs::File)> {
     let path = dir.join(".node.json.new");
     let file = std::fs::File::create(&path)?;

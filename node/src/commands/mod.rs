@@ -10,5 +10,6 @@ pub mod figures;
 pub mod group;
 pub mod node;
 pub mod produce;
+pub mod sdk;
 pub mod status;
 pub mod topic;

@@ -1,6 +1,6 @@
 //! Defaults, file, environment and flags, one over the other.
 
-use super::{ConfigError, ENTRIES, Raw, Settings, entry, file};
+use super::{ConfigError, ENTRIES, Raw, Settings, entry, file, nearest_key};
 use crate::output::nearest;
 use std::path::{Path, PathBuf};
 
@@ -25,8 +25,8 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// The environment: names and values.
     pub environment: Vec<(String, String)>,
-    /// Flags: the setting, the flag's name for messages, its value.
-    pub flags: Vec<(&'static str, &'static str, String)>,
+    /// Flags: the setting, the flag for messages, its value.
+    pub flags: Vec<(String, String, String)>,
 }
 
 /// Reads all sources.
@@ -46,10 +46,12 @@ pub fn load(sources: &Sources) -> Result<(Settings, Vec<String>), ConfigError> {
         apply_variable(&mut settings, variable, value, &mut warnings)?;
     }
     for (key, flag, value) in &sources.flags {
-        let entry = entry(key).unwrap_or_else(|| panic!("flag {flag} for no setting: {key}"));
-        (entry.set)(&mut settings, &Raw::Text(value.clone())).map_err(|reason| {
-            ConfigError::Value { place: (*flag).to_owned(), key: (*key).to_owned(), reason }
-        })?;
+        let place = flag.clone();
+        let Some(entry) = entry(key) else {
+            return Err(ConfigError::Unknown { place, key: key.clone(), nearest: nearest_key(key) });
+        };
+        (entry.set)(&mut settings, &Raw::Text(value.clone()))
+            .map_err(|reason| ConfigError::Value { place, key: key.clone(), reason })?;
     }
     settings.check()?;
     Ok((settings, warnings))
@@ -125,7 +127,7 @@ mod tests {
                 ("HOME".into(), "/".into()),
                 ("WEIR_SERVER".into(), "elsewhere:1".into()),
             ],
-            flags: vec![("listen", "--listen", "0.0.0.0:3".into())],
+            flags: vec![("listen".into(), "--listen".into(), "0.0.0.0:3".into())],
         };
         let (settings, warnings) = load(&sources).unwrap();
         assert_eq!(settings.listen.port(), 3);

@@ -186,6 +186,11 @@ settings! {
     /// Batches read from disk and not yet sent, for all consumers. At least 4MiB, one batch.
     fetch_budget: Size = "memory.fetch_budget", Size(limits::FETCH_BUDGET_BYTES as u64);
 
+    /// Most connections at once. Further clients are told that the node is busy.
+    connections: u32 = "limits.connections", limits::CONNECTIONS_MAX as u32;
+    /// Most subscriptions at once, one for each partition that a consumer reads.
+    subscriptions: u32 = "limits.subscriptions", limits::SUBSCRIPTIONS_MAX as u32;
+
     /// What is logged to stderr: off, error, warn, info, debug, trace, or levels per crate such as
     /// `info,weir_log=debug`.
     log_level: String = "logging.level", "info".to_owned();
@@ -235,6 +240,8 @@ impl Settings {
             ((16 * mib..=4_096 * mib).contains(&self.file_size.0), "storage.file_size must be 16MiB to 4GiB"),
             ((1..=99).contains(&self.clean_below_percent), "storage.clean_below_percent must be 1 to 99"),
             (self.sealed_files_open >= 1, "storage.sealed_files_open must be at least 1"),
+            (self.connections >= 1, "limits.connections must be at least 1"),
+            (self.subscriptions >= 1, "limits.subscriptions must be at least 1"),
             (self.active_cache.0 >= mib, "storage.active_cache must be at least 1MiB"),
             (self.sealed_cache.0 >= 64 << 10, "storage.sealed_cache must be at least 64KiB"),
             (span_s(self.retention_interval) >= 1, "storage.retention_interval must be at least 1s"),

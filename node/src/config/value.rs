@@ -158,7 +158,7 @@ macro_rules! integers {
         }
     )* };
 }
-integers!(u8, u16);
+integers!(u8, u16, u32);
 
 impl Value for LogFormat {
     fn parse(raw: &Raw) -> Result<Self, String> {
@@ -170,10 +170,7 @@ impl Value for LogFormat {
     }
 
     fn toml(&self) -> String {
-        quote(match self {
-            LogFormat::Text => "text",
-            LogFormat::Json => "json",
-        })
+        quote(self.name())
     }
 }
 
