@@ -13,7 +13,7 @@ use crate::client::ClientEndpoint;
 use crate::clock::Clock;
 use crate::close::CloseReason;
 use crate::error::{BindError, ConnectError, ConnectionLost, HandshakeError};
-use crate::framing::FrameError;
+use crate::frame::FrameError;
 use crate::identity::IdentityError;
 use crate::server::{ListenConfig, ServerEndpoint};
 use crate::settings::ClientProfile;
@@ -192,7 +192,7 @@ async fn run_client(
 }
 
 async fn send(
-    writer: &mut crate::framing::FrameWriter,
+    writer: &mut crate::stream::FrameWriter,
     transfer: Transfer,
 ) -> Result<(), FrameError> {
     let chunk = Bytes::from(vec![0x5a; transfer.chunk_bytes]);
@@ -206,7 +206,7 @@ async fn send(
 }
 
 async fn receive(
-    reader: &mut crate::framing::FrameReader,
+    reader: &mut crate::stream::FrameReader,
     transfer: Transfer,
 ) -> Result<(), FrameError> {
     let mut left = transfer.total_bytes;

@@ -9,9 +9,9 @@ use quinn::VarInt;
 
 use crate::close::CloseReason;
 use crate::error::ConnectionLost;
-use crate::framing::{FrameReader, FrameWriter};
 use crate::identity::Peer;
 use crate::server::ConnectionPermit;
+use crate::stream::{FrameReader, FrameWriter};
 
 /// A handle to a connection; clones share it.
 ///

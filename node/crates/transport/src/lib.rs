@@ -16,11 +16,12 @@ mod close;
 mod connection;
 mod error;
 mod folder;
-mod framing;
+mod frame;
 mod identity;
 mod problem;
 mod server;
 mod settings;
+mod stream;
 mod tls;
 
 pub mod bench;
@@ -34,11 +35,12 @@ pub use clock::{Clock, build_date};
 pub use close::CloseReason;
 pub use connection::{Connection, PathStats, Stream};
 pub use error::{BindError, ConnectError, ConnectionLost, HandshakeError};
-pub use framing::{Frame, FrameError, FrameHeader, FrameReader, FrameWriter, HEADER_BYTES};
+pub use frame::{Frame, FrameDecoder, FrameError, FrameHeader, HEADER_BYTES};
 pub use identity::{
     CertificateFacts, Identity, IdentityError, NODE_SERVER_NAME, Peer, PeerKind, Trust,
 };
 pub use problem::{CertificateProblem, Instant, Refusal};
 pub use server::{ConnectionLimit, HandshakeLimits, Incoming, ListenConfig, ServerEndpoint};
 pub use settings::{ClientProfile, MTU_MIN};
-pub use tls::{ALPN, ClientAuth, ClientTls};
+pub use stream::{FrameReader, FrameWriter};
+pub use tls::{ClientAuth, ClientTls};

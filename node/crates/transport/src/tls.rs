@@ -23,13 +23,12 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 
+use weir_core::wire::ALPN;
+
 use crate::clock::Clock;
 use crate::error::BindError;
 use crate::identity::{CertificateFacts, Identity, NODE_SERVER_NAME, Trust};
 use crate::problem::CertificateProblem;
-
-/// The application protocol both sides must speak.
-pub const ALPN: &[u8] = b"weir/1";
 
 /// Whether a listener wants to know its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
