@@ -10,8 +10,11 @@ use crate::nmea::{NmeaDecoder, NmeaOptions};
 use crate::record::{Collected, Decoder};
 use crate::time::{TimeFormat, format_time, parse_time, parse_time_prefix};
 
-/// Name and function of every target.
-pub const TARGETS: [(&str, fn(&[u8])); 5] =
+/// A name and a function that takes arbitrary bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] =
     [("nmea", nmea), ("csv", csv), ("lines", lines), ("syslog", syslog), ("time", time)];
 
 /// A file of NMEA sentences.

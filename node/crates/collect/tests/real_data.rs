@@ -126,7 +126,7 @@ fn cold_boot() {
     assert_eq!(counts.detail("checksum_missing"), 11);
     assert_eq!(counts.reason("not-a-sentence"), 2);
     assert_eq!(counts.reason("control-bytes"), 1);
-    assert_eq!(counts.reason("merged"), 7);
+    assert_eq!(counts.reason("merged"), 5);
     let positions = positions(&records);
     let with_fix: Vec<_> = positions.iter().filter(|p| p["fix"] != "none").collect();
     // Two epochs with a fix; the clock then jumps to 2006, 2010 and 1999 without one.

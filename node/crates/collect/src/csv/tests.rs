@@ -146,3 +146,19 @@ proptest! {
         prop_assert!(is_json_number(text.as_bytes()) == parses || too_large, "{}", text);
     }
 }
+
+/// Rows of any width and length are read whole, also where they just fill a buffer.
+#[test]
+fn buffer_edges() {
+    for width in (1..10).chain(60..70).chain(126..131) {
+        let row = vec!["1"; width].join(",");
+        let (records, counts) = decode(CsvOptions::default(), &format!("{row}\n{row}\n"));
+        assert_eq!((counts.records, counts.dead_letters), (1, 0), "{width} columns");
+        assert_eq!(value(&records[0]).as_object().unwrap().len(), width);
+    }
+    for length in (1_020..1_030).chain(2_044..2_052) {
+        let field = "x".repeat(length);
+        let (records, _) = decode(CsvOptions::default(), &format!("a\n{field}\n{field}\n"));
+        assert_eq!(value(&records[1])["a"].as_str().unwrap().len(), length);
+    }
+}
