@@ -66,6 +66,12 @@ impl BatchBuilder {
         self.count == 0
     }
 
+    /// Timestamp of the first record; 0 before there is one.
+    #[must_use]
+    pub fn base_timestamp(&self) -> TimestampMs {
+        self.base_timestamp
+    }
+
     /// Bytes of the batch so far before compression, header included; 0 without records.
     #[must_use]
     pub fn bytes(&self) -> usize {

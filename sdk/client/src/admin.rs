@@ -1,0 +1,259 @@
+//! Topics, consumer groups and the node itself.
+
+use std::sync::Arc;
+
+use weir_core::ids::PartitionIndex;
+use weir_core::wire::message::{
+    GroupInfo, GroupPosition, NodeStatus, Request, ResolvedOffset, Response, StartAt, TopicInfo,
+};
+use weir_core::wire::{ErrorCode, WireError};
+use weir_core::{Offset, TopicId};
+
+use crate::client::{Client, unexpected};
+use crate::error::RequestError;
+use crate::{TopicChange, TopicConfig};
+
+/// Administration of a node. From [`Client::admin`]; cheap to clone.
+///
+/// Every method is one request ([`Client::request`] says what is repeated when): dropping its
+/// future abandons the answer, while the request may be carried out all the same.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Admin {
+        Admin { client }
+    }
+
+    /// All topics that this client may see, by name.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn topics(&self) -> Result<Vec<TopicInfo>, RequestError> {
+        self.ask_topics(Request::Topics { names: None }).await
+    }
+
+    /// The topic of this name; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn topic(&self, name: &str) -> Result<Option<TopicInfo>, RequestError> {
+        Ok(self.client.fresh_topic(name).await?.map(Arc::unwrap_or_clone))
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `topic-exists` if there is one of this name, whatever its settings.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        config: TopicConfig,
+    ) -> Result<TopicInfo, RequestError> {
+        let request = Request::CreateTopic { name: name.to_owned(), config };
+        self.ask_topics(request).await?.pop().ok_or_else(unexpected)
+    }
+
+    /// Creates a topic unless there is one of this name, whose settings then stay as they are.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn ensure_topic(
+        &self,
+        name: &str,
+        config: TopicConfig,
+    ) -> Result<TopicInfo, RequestError> {
+        if let Some(topic) = self.topic(name).await? {
+            return Ok(topic);
+        }
+        match self.create_topic(name, config).await {
+            Err(error) if error.code() == Some(ErrorCode::TopicExists) => {
+                self.topic(name).await?.ok_or(error)
+            }
+            other => other,
+        }
+    }
+
+    /// Changes a topic's settings; what `change` does not name stays.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn alter_topic(
+        &self,
+        name: &str,
+        change: TopicChange,
+    ) -> Result<TopicInfo, RequestError> {
+        let request = Request::AlterTopic { name: name.to_owned(), change };
+        let topic = self.ask_topics(request).await?.pop().ok_or_else(unexpected)?;
+        self.client.forget_topic(name);
+        Ok(topic)
+    }
+
+    /// Deletes a topic and all its records, for good.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn delete_topic(&self, name: &str) -> Result<(), RequestError> {
+        self.client.forget_topic(name);
+        self.ask_done(Request::DeleteTopic { name: name.to_owned() }).await
+    }
+
+    /// Drops all records of a partition below `before`, for good.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `out-of-range` if `before` lies above the high watermark.
+    pub async fn trim(
+        &self,
+        topic: &str,
+        partition: u32,
+        before: Offset,
+    ) -> Result<(), RequestError> {
+        let (topic, partition) = (topic.to_owned(), PartitionIndex(partition));
+        self.ask_done(Request::TrimPartition { topic, partition, before }).await
+    }
+
+    /// The bounds of partitions, and the offsets that these positions name, in the order asked.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unknown-topic` also where there is none of this name.
+    pub async fn offsets(
+        &self,
+        topic: &str,
+        positions: &[(u32, StartAt)],
+    ) -> Result<Vec<ResolvedOffset>, RequestError> {
+        let topic = self.topic_id(topic).await?;
+        let positions = positions.iter().map(|&(p, at)| (PartitionIndex(p), at)).collect();
+        match self.client.request(&Request::Offsets { topic, positions }).await? {
+            Response::Offsets { offsets } => Ok(offsets),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// All consumer groups that have stored positions.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>, RequestError> {
+        match self.client.request(&Request::ListGroups {}).await? {
+            Response::Groups { groups } => Ok(groups),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The stored positions of a consumer group; empty for an unknown one.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn group(&self, name: &str) -> Result<Vec<GroupPosition>, RequestError> {
+        let request = Request::FetchPositions { group: name.to_owned() };
+        match self.client.request(&request).await {
+            Ok(Response::Positions { positions }) => Ok(positions),
+            Ok(_) => Err(unexpected()),
+            Err(error) if error.code() == Some(ErrorCode::UnknownGroup) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores positions for a consumer group; partitions that are not named keep theirs. A
+    /// consumer of the group that runs meanwhile will store its own over them.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn reset_group(
+        &self,
+        name: &str,
+        positions: Vec<GroupPosition>,
+    ) -> Result<(), RequestError> {
+        self.ask_done(Request::CommitPositions { group: name.to_owned(), positions }).await
+    }
+
+    /// Stores positions of a consumer group in one topic, given by offset, time or end, and
+    /// returns what they were resolved to.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn reset_group_to(
+        &self,
+        name: &str,
+        topic: &str,
+        positions: &[(u32, StartAt)],
+    ) -> Result<Vec<GroupPosition>, RequestError> {
+        let id = self.topic_id(topic).await?;
+        let resolved = self.offsets(topic, positions).await?;
+        let positions: Vec<GroupPosition> = resolved
+            .into_iter()
+            .map(|at| GroupPosition {
+                topic: id,
+                partition: at.partition,
+                offset: at.offset,
+                committed_at: weir_core::TimestampMs::default(),
+            })
+            .collect();
+        self.reset_group(name, positions.clone()).await?;
+        Ok(positions)
+    }
+
+    /// Forgets a consumer group: all its positions.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn delete_group(&self, name: &str) -> Result<(), RequestError> {
+        self.ask_done(Request::DeleteGroup { group: name.to_owned(), topics: None }).await
+    }
+
+    /// Forgets a consumer group's positions in these topics.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn delete_group_topics(
+        &self,
+        name: &str,
+        topics: Vec<TopicId>,
+    ) -> Result<(), RequestError> {
+        let request = Request::DeleteGroup { group: name.to_owned(), topics: Some(topics) };
+        self.ask_done(request).await
+    }
+
+    /// The node and its partitions.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn status(&self) -> Result<NodeStatus, RequestError> {
+        match self.client.request(&Request::Status {}).await? {
+            Response::Status(status) => Ok(*status),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Confirms that the node's wall clock is right, so that retention by age goes on.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn confirm_time(&self) -> Result<(), RequestError> {
+        self.ask_done(Request::ConfirmTime {}).await
+    }
+
+    async fn topic_id(&self, name: &str) -> Result<TopicId, RequestError> {
+        let topic = self.client.topic(name).await?;
+        topic.map(|topic| topic.id).ok_or_else(|| {
+            let message = format!("there is no topic `{name}`");
+            RequestError::Refused(WireError::new(ErrorCode::UnknownTopic, message))
+        })
+    }
+
+    async fn ask_topics(&self, request: Request) -> Result<Vec<TopicInfo>, RequestError> {
+        match self.client.request(&request).await? {
+            Response::Topics { topics } => Ok(topics),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn ask_done(&self, request: Request) -> Result<(), RequestError> {
+        match self.client.request(&request).await? {
+            Response::Done {} => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+}

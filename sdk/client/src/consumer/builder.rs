@@ -1,0 +1,119 @@
+//! Settings of a consumer.
+
+use std::time::Duration;
+
+use weir_core::limits::{KIB, MIB};
+
+use super::{Consumer, ResetPolicy};
+use crate::client::{Client, METADATA_AGE_MAX};
+
+/// Smallest prefetch budget.
+const PREFETCH_BYTES_MIN: usize = 64 * KIB;
+/// Largest prefetch budget.
+const PREFETCH_BYTES_MAX: usize = 1024 * MIB;
+/// Largest frame that is asked for, besides single batches that are larger.
+const FRAME_BYTES: usize = MIB;
+/// A frame is at most this part of the prefetch budget.
+const FRAMES_PREFETCHED_MIN: usize = 4;
+
+/// Settings of a consumer. From [`Client::consumer`](crate::Client::consumer).
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct ConsumerBuilder {
+    settings: Settings,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) client: Client,
+    pub(super) group: Option<String>,
+    pub(super) auto_commit: Option<Duration>,
+    pub(super) reset: ResetPolicy,
+    pub(super) prefetch_bytes: usize,
+    pub(super) until_end: bool,
+    pub(super) skip_damage: bool,
+    pub(super) metadata_refresh: Duration,
+}
+
+impl Settings {
+    pub(super) fn commits_by_itself(&self) -> bool {
+        self.group.is_some() && self.auto_commit.is_some()
+    }
+
+    pub(super) fn frame_bytes_max(&self) -> u32 {
+        (self.prefetch_bytes / FRAMES_PREFETCHED_MIN).min(FRAME_BYTES) as u32
+    }
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client) -> ConsumerBuilder {
+        let settings = Settings {
+            client,
+            group: None,
+            auto_commit: Some(Duration::from_secs(5)),
+            reset: ResetPolicy::default(),
+            prefetch_bytes: 16 * MIB,
+            until_end: false,
+            skip_damage: false,
+            metadata_refresh: METADATA_AGE_MAX,
+        };
+        ConsumerBuilder { settings }
+    }
+
+    /// The name under which positions are stored on the node; default none.
+    pub fn group(mut self, group: impl Into<String>) -> ConsumerBuilder {
+        self.settings.group = Some(group.into());
+        self
+    }
+
+    /// How often positions are stored by themselves, and at [`Consumer::close`]; default every
+    /// 5 s. `None`: only by [`Consumer::commit`]. Without a group nothing is stored.
+    pub fn auto_commit(mut self, every: Option<Duration>) -> ConsumerBuilder {
+        self.settings.auto_commit = every.map(|every| every.max(Duration::from_millis(1)));
+        self
+    }
+
+    /// Where to go on when a position is not in the log (any more), or none is stored; default
+    /// [`ResetPolicy::Earliest`]. Every reset of a position is logged and kept for
+    /// [`Consumer::take_resets`].
+    pub fn reset(mut self, policy: ResetPolicy) -> ConsumerBuilder {
+        self.settings.reset = policy;
+        self
+    }
+
+    /// Most bytes that are fetched ahead of the application, all partitions together; default
+    /// 16 MiB, clamped to 64 KiB and 1 GiB. QUIC holds as much again on its way here.
+    pub fn prefetch_bytes(mut self, bytes: usize) -> ConsumerBuilder {
+        self.settings.prefetch_bytes = bytes.clamp(PREFETCH_BYTES_MIN, PREFETCH_BYTES_MAX);
+        self
+    }
+
+    /// Whether to end at each partition's end as it is when it is subscribed to, instead of
+    /// waiting for more; default false.
+    pub fn until_end(mut self, until_end: bool) -> ConsumerBuilder {
+        self.settings.until_end = until_end;
+        self
+    }
+
+    /// Whether to go on behind data that is damaged on the node's disk, instead of failing;
+    /// default false. What is skipped is logged and, as a reset, kept for
+    /// [`Consumer::take_resets`].
+    pub fn skip_damage(mut self, skip: bool) -> ConsumerBuilder {
+        self.settings.skip_damage = skip;
+        self
+    }
+
+    /// How often [`Consumer::assign_topics`] looks for partitions that were added; default 30 s.
+    pub fn metadata_refresh(mut self, every: Duration) -> ConsumerBuilder {
+        self.settings.metadata_refresh = every.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Makes the consumer. It connects when it is assigned partitions.
+    ///
+    /// Must be called on a tokio runtime.
+    #[must_use]
+    pub fn build(self) -> Consumer {
+        Consumer::new(self.settings)
+    }
+}
