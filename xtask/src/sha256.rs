@@ -62,7 +62,7 @@ fn root_bits<const N: usize>(power: u32) -> [u32; N] {
     let mut prime = 1u128;
     for word in &mut words {
         prime += 1;
-        while (2..prime).any(|divisor| prime % divisor == 0) {
+        while (2..prime).any(|divisor| prime.is_multiple_of(divisor)) {
             prime += 1;
         }
         let mut root = 0u128;

@@ -24,7 +24,7 @@ const FORMATS: &[(&str, &[&str])] = &[
             "node/crates/core/src/wire/",
             "node/crates/core/src/topic.rs",
             "node/crates/transport/src/control.rs",
-            "node/crates/transport/src/framing.rs",
+            "node/crates/transport/src/frame.rs",
         ],
     ),
     (

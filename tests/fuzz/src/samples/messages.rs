@@ -1,0 +1,256 @@
+//! Control messages and the frames of the hot paths.
+
+use super::TIME;
+use bytes::{BufMut, BytesMut};
+use weir_core::ids::{
+    LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
+};
+use weir_core::metadata::{Change, Topic};
+use weir_core::record::Compression;
+use weir_core::topic::{Durability, TopicChange, TopicConfig};
+use weir_core::wire::frame::{
+    Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
+};
+use weir_core::wire::message::{
+    GroupInfo, GroupPosition, Hello, HelloReply, NodeStatus, PartitionStatus, Request,
+    ResolvedOffset, Response, ShardStatus, StartAt, Subscribe, Subscribed, TopicInfo,
+};
+use weir_core::wire::{ErrorCode, FrameKind, Outcome, WireError};
+
+const TOPIC: TopicId = TopicId(12);
+const PARTITION: PartitionIndex = PartitionIndex(3);
+
+/// A frame: the header of `docs/wire.md`, then `body`.
+pub fn frame(kind: FrameKind, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.put_u32_le(body.len() as u32);
+    bytes.put_u8(kind as u8);
+    bytes.put_u8(0);
+    bytes.put_u16_le(0);
+    bytes.put_slice(body);
+    bytes
+}
+
+/// The first message of a connection.
+pub fn hello() -> Hello {
+    Hello { version_min: 1, version_max: 1, client: "weir 0.1.0".into() }
+}
+
+/// Its answer.
+pub fn hello_reply() -> HelloReply {
+    HelloReply {
+        version: 1,
+        node: "edge-1".into(),
+        cluster: "5d0c6c1e".into(),
+        software: "0.1.0".into(),
+        principal: Some("gateway-7".into()),
+        node_time: TIME,
+        batch_bytes_max: 4 * 1024 * 1024,
+    }
+}
+
+/// Settings where nothing is at its default.
+pub fn topic_config() -> TopicConfig {
+    TopicConfig {
+        partitions: 4,
+        retention_ms: None,
+        retention_bytes: Some(1 << 40),
+        retention_min_bytes: 1 << 20,
+        compression: Compression::Zstd,
+        durability: Durability::Relaxed,
+        commit_linger_ms: 25,
+        batch_bytes_max: 65_536,
+    }
+}
+
+/// Every place that a subscription can begin at.
+pub fn starts() -> [StartAt; 4] {
+    [
+        StartAt::Earliest,
+        StartAt::Latest,
+        StartAt::Offset(Offset(1 << 40)),
+        StartAt::Time(TimestampMs(-1)),
+    ]
+}
+
+/// Every kind of request.
+pub fn requests() -> Vec<Request> {
+    let change = TopicChange {
+        partitions: Some(8),
+        retention_ms: Some(None),
+        retention_bytes: Some(Some(1)),
+        durability: Some(Durability::Durable),
+        ..TopicChange::default()
+    };
+    let name = || "vehicles.gps".to_owned();
+    let group = || "dashboard".to_owned();
+    let positions = starts().map(|start| (PARTITION, start)).to_vec();
+    vec![
+        Request::Topics { names: None },
+        Request::Topics { names: Some(vec![name(), "b".into()]) },
+        Request::CreateTopic { name: name(), config: topic_config() },
+        Request::AlterTopic { name: name(), change },
+        Request::DeleteTopic { name: name() },
+        Request::TrimPartition { topic: name(), partition: PARTITION, before: Offset(9) },
+        Request::InitProducer {},
+        Request::Offsets { topic: TOPIC, positions },
+        Request::CommitPositions { group: group(), positions: vec![group_position()] },
+        Request::FetchPositions { group: group() },
+        Request::ListGroups {},
+        Request::DeleteGroup { group: group(), topics: Some(vec![TOPIC]) },
+        Request::Status {},
+        Request::ConfirmTime {},
+    ]
+}
+
+fn group_position() -> GroupPosition {
+    let offset = Offset(i64::MAX / 2);
+    GroupPosition { topic: TOPIC, partition: PARTITION, offset, committed_at: TIME }
+}
+
+/// Every kind of response.
+pub fn responses() -> Vec<Response> {
+    let topic = TopicInfo {
+        id: TOPIC,
+        name: "vehicles.gps".into(),
+        config: topic_config(),
+        created_at: TIME,
+    };
+    let offset = ResolvedOffset {
+        partition: PARTITION,
+        offset: Offset(5),
+        log_start: Offset(2),
+        high_watermark: Offset(9),
+    };
+    let group = GroupInfo { name: "dashboard".into(), positions: 4, committed_at: TIME };
+    vec![
+        Response::Error(wire_error()),
+        Response::Done {},
+        Response::Topics { topics: vec![topic] },
+        Response::Producer { id: ProducerId(77) },
+        Response::Offsets { offsets: vec![offset; 2] },
+        Response::Positions { positions: vec![group_position()] },
+        Response::Groups { groups: vec![group] },
+        Response::Status(Box::new(status())),
+    ]
+}
+
+/// An error with all its numbers.
+pub fn wire_error() -> WireError {
+    WireError {
+        resume_at: Some(Offset(7)),
+        ..WireError::out_of_range(Offset(1), Offset(5), Offset(9))
+    }
+}
+
+fn status() -> NodeStatus {
+    let shard = ShardStatus {
+        shard: 1,
+        state: "online".into(),
+        files: 3,
+        disk_bytes: 1 << 30,
+        commits: 12,
+        commit_p99_us: 4_100,
+        ..ShardStatus::default()
+    };
+    let partition = PartitionStatus {
+        topic: "vehicles.gps".into(),
+        partition: PARTITION,
+        epoch: LeaderEpoch(3),
+        online: true,
+        log_start: Offset(2),
+        high_watermark: Offset(9),
+        log_end: Offset(10),
+        bytes: 4_096,
+        records_in: 10,
+        bytes_in: 4_096,
+        bytes_out: 1,
+        records_in_per_s: 2,
+        bytes_in_per_s: 800,
+        bytes_out_per_s: 0,
+        subscriptions: 1,
+    };
+    NodeStatus {
+        node: "edge-1".into(),
+        software: "0.1.0".into(),
+        cluster: "5d0c6c1e".into(),
+        uptime_ms: 60_000,
+        node_time: TIME,
+        warnings: vec!["the clock went back by 3 s".into()],
+        connections: 2,
+        rss_bytes: 30 << 20,
+        shards: vec![shard],
+        partitions: vec![partition],
+        ..NodeStatus::default()
+    }
+}
+
+/// A subscription with everything set.
+pub fn subscribe() -> Subscribe {
+    Subscribe {
+        topic: TOPIC,
+        partition: PARTITION,
+        start: StartAt::Time(TIME),
+        frame_bytes_max: 65_536,
+        until_end: true,
+    }
+}
+
+/// Its answer.
+pub fn subscribed() -> Subscribed {
+    Subscribed {
+        start: Offset(5),
+        log_start: Offset(2),
+        high_watermark: Offset(9),
+        epoch: LeaderEpoch(3),
+    }
+}
+
+/// What stands before a produced batch.
+pub fn produce_header() -> ProduceHeader {
+    ProduceHeader { correlation: 1 << 40, topic: TOPIC, partition: PARTITION }
+}
+
+/// What stands before served batches.
+pub fn data_header() -> DataHeader {
+    DataHeader { high_watermark: Offset(45), log_start: Offset(2), next_offset: Offset(45) }
+}
+
+/// One acknowledgement of each sort.
+pub fn acks() -> Vec<ProduceAck> {
+    let appended = Appended {
+        base_offset: Offset(40),
+        append_time: TIME,
+        reached: Reached::LeaderDisk,
+        duplicate: true,
+    };
+    let relaxed = Appended { reached: Reached::LeaderMemory, duplicate: false, ..appended };
+    let refusal = ProduceRefusal {
+        code: ErrorCode::SequenceGap,
+        outcome: Outcome::Unknown,
+        message: "batch 7 came before batch 6: é".into(),
+    };
+    vec![
+        ProduceAck { correlation: 1, result: Ok(appended) },
+        ProduceAck { correlation: u64::MAX, result: Ok(relaxed) },
+        ProduceAck { correlation: 2, result: Err(refusal) },
+    ]
+}
+
+/// Several acknowledgements, as one frame holds them.
+pub fn acks_encoded(acks: &[ProduceAck]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    acks.iter().for_each(|ack| ack.encode(&mut out));
+    out.to_vec()
+}
+
+/// A metadata change as it is kept in the log.
+pub fn topic_put() -> Change {
+    Change::Put(Topic {
+        id: TOPIC,
+        name: "vehicles.gps".into(),
+        config: topic_config(),
+        partitions: (9..13).map(PartitionId).collect(),
+        created_at: TIME,
+    })
+}
