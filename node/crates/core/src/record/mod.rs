@@ -30,6 +30,25 @@
 //!
 //! Stricter than Kafka: offsets are dense, the newest timestamp is right, header names are valid
 //! UTF-8, unassigned attribute bits are 0, and everything keeps within [`crate::limits`].
+//!
+//! # Example
+//!
+//! ```
+//! use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch};
+//! use weir_core::{ProducerId, TimestampMs};
+//!
+//! let mut builder = BatchBuilder::new(Compression::Lz4);
+//! let time = TimestampMs(1_700_000_000_000);
+//! builder.push(time, Some(b"bus-7"), Some(b"52.5,13.4"), NO_HEADERS)?;
+//! let bytes = builder.build(ProducerId::NONE, -1, -1)?;
+//!
+//! let (batch, records) = RecordBatch::decode_with_records(bytes)?;
+//! assert_eq!(batch.header().max_timestamp, time);
+//! for record in &records {
+//!     assert_eq!(record.key, Some(b"bus-7".as_slice()));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod batch;
 mod builder;

@@ -69,8 +69,12 @@ fn counts_are_bounded() {
         let refused = BatchError::RecordCount { count: count.cast_signed(), max };
         assert_eq!(refusal(count, &tiny(0)), refused);
     }
-    let header = BatchHeader { last_offset_delta: 1, ..plain_header(1) };
-    assert_eq!(refusal_of(header, &tiny(0)), BatchError::LastOffsetDelta { delta: 1, count: 1 });
+    for (delta, count) in [(1, 1), (0, 2), (2, 2), (-1, 2)] {
+        let last_offset_delta = i32::cast_unsigned(delta);
+        let header = BatchHeader { last_offset_delta, ..plain_header(count) };
+        let refused = BatchError::LastOffsetDelta { delta, count };
+        assert_eq!(refusal_of(header, &[tiny(0), tiny(1)].concat()), refused);
+    }
     // More records than there are, and fewer.
     let missing = refusal(2, &tiny(0));
     assert!(matches!(missing, BatchError::RecordMalformed { index: 1, .. }), "{missing}");

@@ -87,6 +87,18 @@ fn a_full_batch_is_not_larger_than_the_limit() {
     }
 }
 
+/// The limit itself is allowed, one byte more is not.
+#[test]
+fn a_batch_may_be_as_large_as_the_limit() {
+    let pair = [record(1, None, Some("first")), record(2, Some("k"), Some("second"))];
+    let exact = batch(Compression::None, &pair).len();
+    for (bytes_max, expected) in [(exact, Ok(())), (exact - 1, Err(PushError::Full))] {
+        let mut builder = BatchBuilder::with_bytes_max(Compression::None, bytes_max);
+        builder.push_record(&pair[0]).expect("fits");
+        assert_eq!(builder.push_record(&pair[1]), expected);
+    }
+}
+
 #[test]
 fn a_batch_takes_as_many_records_as_allowed() {
     let mut builder = BatchBuilder::new(Compression::Lz4);

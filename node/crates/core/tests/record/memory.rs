@@ -143,6 +143,23 @@ fn decompression_bombs_are_refused() {
     }
 }
 
+/// Blocks that are each within the limit, and together are not.
+#[test]
+fn a_bomb_in_many_blocks_is_refused() {
+    let block = bomb(Compression::Snappy, BATCH_UNPACKED_BYTES_MAX / 4);
+    let counted = [(block.len() as u32).to_be_bytes().as_slice(), &block].concat();
+    let blocks = |count| {
+        let header = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01".as_slice();
+        let bytes = packed(Compression::Snappy, &[header, &counted.repeat(count)].concat());
+        RecordBatch::decode(bytes).expect_err("refused")
+    };
+    let fits = blocks(4);
+    assert!(matches!(fits, BatchError::RecordMalformed { index: 0, .. }), "{fits}");
+    let max = BATCH_UNPACKED_BYTES_MAX;
+    let too_large = UnpackError::TooLarge { compression: Compression::Snappy, max };
+    assert_eq!(blocks(5), BatchError::Unpack(too_large));
+}
+
 /// A small bomb within the limit is no bomb: it is refused for its records.
 #[test]
 fn what_unpacks_within_the_limit_is_looked_at() {

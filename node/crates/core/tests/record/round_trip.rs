@@ -142,6 +142,19 @@ fn compression_is_left_out_where_it_does_not_pay() {
     }
 }
 
+/// What the Java client insists on: LZ4 blocks that do not depend on each other, and snappy in the
+/// framing of snappy-java.
+#[test]
+fn packing_has_the_forms_that_java_reads() {
+    let text = "lz4 in more than one block ".repeat(5_000);
+    let lz4 = batch(Compression::Lz4, &[record(1, None, Some(&text))]);
+    assert_eq!(lz4[61..65], [0x04, 0x22, 0x4d, 0x18], "frame magic");
+    assert_eq!(lz4[65] >> 5, 0b011, "version 1, independent blocks");
+    assert_eq!(lz4[66] >> 4, 4, "64 KiB blocks");
+    let snappy = batch(Compression::Snappy, &[record(1, None, Some(&text))]);
+    assert_eq!(snappy[61..77], *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
+}
+
 /// Keys and values are slices of the batch: reading copies nothing.
 #[test]
 fn shared_records_lie_in_the_batch() {
