@@ -1,6 +1,9 @@
 //! Speed of the record batch codec. Figures are per batch; `items/s` counts records.
 //!
-//! `cargo bench -p weir-core --bench records`, or with `-- walk` for some of them.
+//! `cargo bench -p weir-core --bench records`, or with `-- decode` behind it for some of them.
+//!
+//! The fastest seen on two cores of a 2026 Xeon VM that others used, too, for 100-byte records:
+//! decode 17 ns each (8 of it the checksum), iterate 12, iterate_shared 90, push 22, encode 40.
 
 use bytes::{Bytes, BytesMut};
 use divan::counter::{BytesCount, ItemsCount};
