@@ -1,14 +1,14 @@
 //! The background thread: prepares the next active file, seals full ones, watches free space, and
-//! (through `retention` and `cleaner`) lets go of what is no longer retained.
+//! (through `retention` and `clean`) lets go of what is no longer retained.
 //!
 //! Preparing and sealing are urgent: while they wait, active files grow. Long work looks at the
 //! urgent tasks between its steps.
 
-use crate::db::{DbError, Identity};
-use crate::events::LogEvents;
+use crate::db::{DbError, FileDb, Identity, Row, failed};
 use crate::file::{LogFile, file_name};
 use crate::index::encode_runs;
-use crate::rescue::create_file;
+use crate::rescue::{create_file, finish_file, remove_file};
+use crate::retention::ClockWatch;
 use crate::shard::Shard;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -119,15 +119,16 @@ impl Background {
     }
 
     /// The thread's body.
-    pub(crate) fn run(&self, shards: &[Arc<Shard>], _events: &dyn LogEvents) {
-        let interval = shards.first().map(|shard| shard.config.retention_interval);
-        let interval = interval.unwrap_or(RETRY);
-        let mut round = Instant::now() + interval;
+    pub(crate) fn run(&self, shards: &[Arc<Shard>]) {
+        let mut upkeep = Upkeep::new(shards);
         loop {
-            match self.next(Some(round)) {
+            match self.next(upkeep.next_round()) {
                 Next::Close => return,
                 Next::Task(task) => self.perform(task),
-                Next::Elapsed => round = Instant::now() + interval,
+                Next::Elapsed => {
+                    let confirmed = std::mem::take(&mut self.state().time_confirmed);
+                    upkeep.round(self, confirmed);
+                }
             }
         }
     }
@@ -135,7 +136,7 @@ impl Background {
     fn perform(&self, task: Task) {
         let (shard, result) = match &task {
             Task::Prepare(shard) => (shard, prepare(shard)),
-            Task::Seal(shard, file) => (shard, seal(shard, file)),
+            Task::Seal(shard, file) => (shard, self.seal(shard, file)),
             Task::WatchSpace(shard) => {
                 if !watch_space(shard) {
                     self.push_after(SPACE_INTERVAL, task);
@@ -148,12 +149,81 @@ impl Background {
             self.push_after(RETRY, task);
         }
     }
+
+    /// Seals a full file; one that fails is replaced by a copy, which is sealed later.
+    fn seal(&self, shard: &Arc<Shard>, file: &Arc<LogFile>) -> Result<(), DbError> {
+        if !shard.is_listed(file) || file.is_sealed() {
+            return Ok(());
+        }
+        let Err(error) = seal(shard, file) else {
+            return Ok(());
+        };
+        tracing::warn!(file = %file.path.display(), %error, "sealing failed; copying the file");
+        let copied = shard.copy_of_failed(file)?;
+        shard.replace_full(file, &copied.file);
+        remove_file(&*shard.disk, &file.path);
+        self.push(Task::Seal(shard.clone(), copied.file));
+        Ok(())
+    }
 }
 
 enum Next {
     Task(Task),
     Elapsed,
     Close,
+}
+
+/// Retention, cleaning and scrubbing, at their intervals.
+struct Upkeep<'a> {
+    shards: &'a [Arc<Shard>],
+    clock: ClockWatch,
+    interval: Duration,
+    next: Instant,
+    scrub_interval: Duration,
+    next_scrub: Instant,
+}
+
+impl Upkeep<'_> {
+    fn new(shards: &[Arc<Shard>]) -> Upkeep<'_> {
+        let config = shards.first().map(|shard| shard.config.clone());
+        let (interval, scrub_interval) = config
+            .map_or((RETRY, RETRY), |config| (config.retention_interval, config.scrub_interval));
+        let now = Instant::now();
+        Upkeep {
+            shards,
+            clock: ClockWatch::default(),
+            interval,
+            next: now + interval,
+            scrub_interval,
+            next_scrub: now + scrub_interval,
+        }
+    }
+
+    fn next_round(&self) -> Option<Instant> {
+        Some(self.next.min(self.next_scrub))
+    }
+
+    /// Looks after all shards.
+    fn round(&mut self, background: &Background, time_confirmed: bool) {
+        if time_confirmed {
+            self.clock.confirm();
+        }
+        let scrub = self.next_scrub <= Instant::now();
+        for shard in self.shards {
+            let wall = shard.clock.now();
+            let trusted = self.clock.observe(wall, shard.clock.monotonic());
+            shard.apply_retention(trusted.then_some(wall));
+            shard.remove_dead_files();
+            shard.clean(background);
+            if scrub {
+                shard.scrub(background);
+            }
+        }
+        self.next = Instant::now() + self.interval;
+        if scrub {
+            self.next_scrub = Instant::now() + self.scrub_interval;
+        }
+    }
 }
 
 /// Makes the next active file, unless it is there.
@@ -166,7 +236,7 @@ fn prepare(shard: &Shard) -> Result<(), DbError> {
         let files = shard.lock_files();
         files.values().map(|file| file.identity.last_seq).max()
     };
-    let seq = last.map_or(0, |last| last + 1);
+    let seq = last.map_or(1, |last| last + 1);
     let identity = Identity {
         shard: shard.id,
         shards: shard.shards,
@@ -178,33 +248,30 @@ fn prepare(shard: &Shard) -> Result<(), DbError> {
     let path = shard.dir.join(file_name(seq, 0));
     let cache = shard.config.active_cache_bytes;
     let db = create_file(&*shard.disk, &path, &shard.counters, cache, &identity)?;
+    finish_file(&*shard.disk, &path)?;
     *next = Some(Arc::new(LogFile::new(path, identity, false).with_db(db)));
     Ok(())
 }
 
 /// Writes a full file's index and summaries and closes it.
 fn seal(shard: &Shard, file: &Arc<LogFile>) -> Result<(), DbError> {
-    if file.is_sealed() || !shard.lock_files().values().any(|f| Arc::ptr_eq(f, file)) {
-        return Ok(());
-    }
-    let (mut summaries, mut index) = (Vec::new(), Vec::new());
-    for (partition, places) in shard.read_index().iter() {
-        let held = places.segments.iter().find(|s| Arc::ptr_eq(&s.file, file));
-        if let Some(segment) = held
+    let mut held = Vec::new();
+    for (&partition, places) in shard.read_index().iter() {
+        let segment = places.segments.iter().find(|s| Arc::ptr_eq(&s.file, file));
+        if let Some(segment) = segment
             && let Some(runs) = &segment.runs
         {
-            summaries.push((partition.0, segment.summary.encode()));
-            index.push((partition.0, encode_runs(runs)));
+            held.push((partition, segment.summary, encode_runs(runs)));
         }
     }
-    summaries.sort_unstable();
-    index.sort_unstable();
+    held.sort_unstable_by_key(|row| row.0);
+    let summaries: Vec<Row> = held.iter().map(|row| (row.0.0, row.1.encode())).collect();
+    let notes = held.iter().map(|row| (row.0, row.1)).collect();
+    let index: Vec<Row> = held.into_iter().map(|row| (row.0.0, row.2)).collect();
     let sealed = file.try_with(|db| db.seal(&summaries, &index));
     sealed.unwrap_or(Err(DbError::Malformed("the file is not open")))?;
     // The file has its index now: even if closing fails, all that is lost is a repair.
-    if let Err(error) = file.close_sealed() {
-        tracing::warn!(file = %file.path.display(), %error, "closing a sealed file failed");
-    }
+    let closed = file.close_sealed();
     for places in shard.write_index().values_mut() {
         for segment in &mut places.segments {
             if Arc::ptr_eq(&segment.file, file) {
@@ -212,7 +279,21 @@ fn seal(shard: &Shard, file: &Arc<LogFile>) -> Result<(), DbError> {
             }
         }
     }
+    match closed {
+        Ok(()) => shard.note_sealed(file, notes),
+        Err(error) => {
+            tracing::warn!(file = %file.path.display(), %error, "closing a sealed file failed");
+            reopen_and_close(shard, file)?;
+        }
+    }
     Ok(())
+}
+
+/// Closes a sealed file whose closing failed, so that it opens for reading.
+fn reopen_and_close(shard: &Shard, file: &LogFile) -> Result<(), DbError> {
+    let open = shard.disk.open(&file.path).map_err(failed)?;
+    let cache = shard.config.sealed_cache_bytes;
+    FileDb::open_writable(open, &shard.counters, cache)?.close()
 }
 
 /// Whether there is space again.

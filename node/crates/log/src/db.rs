@@ -186,6 +186,21 @@ impl FileDb {
         })
     }
 
+    /// Reads all of a file and checks every page, then closes it.
+    pub(crate) fn open_verified(
+        file: Box<dyn DiskFile>,
+        counters: &Arc<IoCounters>,
+        cache_bytes: usize,
+    ) -> Result<(), DbError> {
+        let backend = Backend { file, counters: counters.clone(), fence: Fence::default() };
+        contain(|| {
+            let mut builder = Builder::new();
+            let builder = builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
+            let db = builder.create_with_backend(backend).map_err(failed)?;
+            db.close().map_err(failed)
+        })
+    }
+
     /// Opens a file that was closed cleanly, without writing to it.
     pub(crate) fn open_read_only(
         file: Box<dyn DiskFile>,

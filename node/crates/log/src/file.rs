@@ -20,6 +20,8 @@ pub(crate) struct LogFile {
     db: RwLock<Option<FileDb>>,
     /// Why the file may not be used, if so.
     quarantine: Mutex<Option<DbError>>,
+    /// It holds something damaged, which the cleaner must leave where it is.
+    uncleanable: AtomicBool,
     /// When it was last read, in ticks of the shard.
     pub(crate) last_used: AtomicU64,
 }
@@ -33,6 +35,7 @@ impl LogFile {
             sealed: AtomicBool::new(sealed),
             db: RwLock::new(None),
             quarantine: Mutex::new(None),
+            uncleanable: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
         }
     }
@@ -62,12 +65,6 @@ impl LogFile {
             tracing::error!(file = %self.path.display(), %error, "log file taken out of use");
             *quarantine = Some(error.clone());
         }
-    }
-
-    /// The file was found to be whole after all.
-    pub(crate) fn release(&self) {
-        let mut quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-        *quarantine = None;
     }
 
     pub(crate) fn quarantined(&self) -> Option<DbError> {
@@ -117,10 +114,12 @@ impl LogFile {
         db.take()
     }
 
-    /// Puts an open file in.
-    pub(crate) fn put(&self, open: FileDb) {
-        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        *db = Some(open);
+    pub(crate) fn mark_uncleanable(&self) {
+        self.uncleanable.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_uncleanable(&self) -> bool {
+        self.uncleanable.load(Ordering::Relaxed)
     }
 }
 

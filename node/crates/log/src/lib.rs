@@ -14,6 +14,7 @@
 mod api;
 mod backend;
 mod background;
+mod clean;
 mod clock;
 mod config;
 mod db;
@@ -24,6 +25,7 @@ mod index;
 mod index_cache;
 mod kv;
 mod log;
+mod manifest;
 mod metrics;
 mod queue;
 pub mod raw;
@@ -31,7 +33,10 @@ mod read;
 mod recover;
 mod replay;
 mod rescue;
+mod retention;
 mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod stats;
 mod tail;
 mod writer;

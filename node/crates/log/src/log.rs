@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::config::{LogConfig, Retention};
 use crate::disk::Disk;
 use crate::events::LogEvents;
+use crate::manifest::Manifest;
 use crate::recover::Recovery;
 use crate::shard::{Shard, ShardParts};
 use crate::stats::{PartitionStats, ShardStats};
@@ -78,13 +79,17 @@ impl Log {
         let mut views = HashMap::new();
         let mut pending = Vec::new();
         for id in 0..shards {
+            let dir = shard_dir(&config, id);
+            let create = disk.create_dir(&dir);
+            create.map_err(|error| OpenError::Io { path: dir.clone(), error })?;
             let parts = ShardParts {
+                manifest: open_manifest(&disk, &dir)?,
                 id,
                 shards,
                 config: config.clone(),
                 disk: disk.clone(),
                 clock: clock.clone(),
-                dir: shard_dir(&config, id),
+                dir,
                 counters: Arc::new(IoCounters::default()),
                 tail: tail.clone(),
             };
@@ -132,7 +137,7 @@ impl Log {
         }
         if threads.background.is_none() {
             let (background, shards) = (self.background.clone(), self.shards.clone());
-            let body = move || background.run(&shards, &*events);
+            let body = move || background.run(&shards);
             threads.background = Some(spawn("log-background".to_owned(), body));
         }
     }
@@ -356,6 +361,11 @@ fn count_shards(config: &LogConfig, disk: &dyn Disk) -> Result<u16, OpenError> {
     Ok(shards)
 }
 
+fn open_manifest(disk: &Arc<dyn Disk>, dir: &std::path::Path) -> Result<Manifest, OpenError> {
+    Manifest::open(disk, dir)
+        .map_err(|error| OpenError::Io { path: dir.to_owned(), error: io::Error::other(error) })
+}
+
 fn open_shard(parts: ShardParts) -> Result<Pending, OpenError> {
     let recovery = Recovery {
         shard: parts.id,
@@ -364,10 +374,15 @@ fn open_shard(parts: ShardParts) -> Result<Pending, OpenError> {
         disk: &*parts.disk,
         counters: &parts.counters,
         config: &parts.config,
+        notes: parts.manifest.notes(parts.id, parts.shards),
         now_ms: parts.clock.now().0.max(0) as u64,
     };
     let recovered = recovery.run()?;
+    if !recovered.stale_notes.is_empty() {
+        parts.manifest.remove(&recovered.stale_notes);
+    }
     let shard = Shard::new(parts, recovered.index, recovered.files);
+    shard.note_active(&recovered.active);
     Ok(Pending {
         shard: Arc::new(shard),
         active: recovered.active,

@@ -11,11 +11,14 @@ use crate::db::{DbError, FORMAT_VERSION, FileDb, Identity, Row};
 use crate::disk::Disk;
 use crate::file::{LogFile, file_name, parse_file_name};
 use crate::index::{Index, Segment, Summary};
+use crate::manifest::Note;
 use crate::replay::{Replayed, replay};
-use crate::rescue::{create_file, index_unsealed, index_views, remove_file};
+use crate::rescue::{
+    UNFINISHED, create_file, finish_file, index_unsealed, index_views, remove_file,
+};
 use crate::shard::drop_contained;
 use crate::writer::{Active, Views};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +34,8 @@ pub(crate) struct Recovered {
     pub(crate) unsealed: Vec<Arc<LogFile>>,
     /// Why the newest file cannot be written, if so.
     pub(crate) damage: Option<String>,
+    /// Names in the manifest that stand for no file.
+    pub(crate) stale_notes: Vec<String>,
 }
 
 /// What is known of a file's content.
@@ -48,6 +53,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) disk: &'a dyn Disk,
     pub(crate) counters: &'a Arc<IoCounters>,
     pub(crate) config: &'a LogConfig,
+    /// What the manifest says of sealed files, by name.
+    pub(crate) notes: HashMap<String, Note>,
     pub(crate) now_ms: u64,
 }
 
@@ -59,7 +66,7 @@ struct Found {
 }
 
 enum Content {
-    Sealed(Vec<Row>),
+    Sealed(Vec<(PartitionId, Summary)>),
     Unsealed(FileDb),
     /// Cannot be read: what it holds is lost until somebody repairs it.
     Damaged(DbError),
@@ -71,6 +78,9 @@ impl Recovery<'_> {
         create.map_err(|error| self.io(self.dir, error))?;
         let names = self.disk.list(self.dir);
         let names = names.map_err(|error| self.io(self.dir, error))?;
+        for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
+            remove_file(self.disk, &self.dir.join(name));
+        }
         let mut numbers: Vec<_> = names.iter().filter_map(|n| parse_file_name(n)).collect();
         numbers.sort_unstable();
         let mut found = Vec::new();
@@ -78,7 +88,11 @@ impl Recovery<'_> {
             found.extend(self.look_at(seq, generation)?);
         }
         let found = self.drop_superseded(found);
-        self.assemble(found)
+        let mut recovered = self.assemble(found)?;
+        let names: HashSet<String> = recovered.files.values().map(|file| file.name()).collect();
+        let stale = self.notes.keys().filter(|name| !names.contains(*name));
+        recovered.stale_notes = stale.cloned().collect();
+        Ok(recovered)
     }
 
     /// Opens a file as far as needed to tell what it is. `None` for one whose making was cut short:
@@ -123,14 +137,24 @@ impl Recovery<'_> {
 
     fn classify(&self, path: &Path) -> Result<Option<Found>, DbError> {
         let open = || self.disk.open(path).map_err(crate::db::failed);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(note) = self.notes.get(&*name)
+            && open()?.len().map_err(crate::db::failed)? == note.len
+        {
+            let content = Content::Sealed(note.summaries.clone());
+            return Ok(Some(found(path, note.identity, content)));
+        }
         let cache = self.config.sealed_cache_bytes;
         let clean = FileDb::open_read_only(open()?, self.counters, cache);
         if let Ok(db) = clean {
-            let Some(identity) = db.identity()?.filter(|_| db.is_begun() == Ok(true)) else {
+            let Some(identity) = begun_identity(&db)? else {
+                // Nothing but a page that rotted may make it look so: then this fails.
+                drop_contained(db);
+                FileDb::open_verified(open()?, self.counters, cache)?;
                 return Ok(None);
             };
             if db.is_sealed()? {
-                let content = Content::Sealed(db.summaries()?);
+                let content = Content::Sealed(decode_summaries(&db.summaries()?)?);
                 return Ok(Some(found(path, identity, content)));
             }
             db.close()?;
@@ -138,12 +162,12 @@ impl Recovery<'_> {
         // Not closed cleanly, or not sealed: it will be written.
         let cache = self.config.active_cache_bytes;
         let db = FileDb::open_writable(open()?, self.counters, cache)?;
-        let Some(identity) = db.identity()?.filter(|_| db.is_begun() == Ok(true)) else {
+        let Some(identity) = begun_identity(&db)? else {
             return Ok(None);
         };
         let content = match db.is_sealed()? {
             true => {
-                let summaries = db.summaries()?;
+                let summaries = decode_summaries(&db.summaries()?)?;
                 db.close()?;
                 Content::Sealed(summaries)
             }
@@ -219,7 +243,7 @@ impl Recovery<'_> {
         let files = files.into_iter().map(|(file, _)| file);
         let mut files: BTreeMap<_, _> = files.map(|f| (f.identity.first_seq, f)).collect();
         files.insert(active.file.identity.first_seq, active.file.clone());
-        Ok(Recovered { files, index, views, active, unsealed, damage })
+        Ok(Recovered { files, index, views, active, unsealed, damage, stale_notes: Vec::new() })
     }
 
     /// What a file holds. One that cannot be read is quarantined.
@@ -227,10 +251,7 @@ impl Recovery<'_> {
         let sealed = !matches!(found.content, Content::Unsealed(_));
         let file = LogFile::new(found.path, found.identity, sealed);
         let (file, error) = match found.content {
-            Content::Sealed(rows) => match decode_summaries(&rows) {
-                Some(rows) => return (Arc::new(file), Held::Summaries(rows)),
-                None => (file, DbError::Malformed("a summary does not decode")),
-            },
+            Content::Sealed(rows) => return (Arc::new(file), Held::Summaries(rows)),
             Content::Unsealed(db) => match replay(&db) {
                 Ok(replayed) => return (Arc::new(file.with_db(db)), Held::Runs(replayed)),
                 Err(error) => {
@@ -280,6 +301,7 @@ impl Recovery<'_> {
         let path = self.dir.join(file_name(seq, 0));
         let cache = self.config.active_cache_bytes;
         let db = create_file(self.disk, &path, self.counters, cache, &identity);
+        let db = db.and_then(|db| finish_file(self.disk, &path).map(|()| db));
         let db = db.map_err(|error| OpenError::Io {
             path: path.clone(),
             error: io::Error::other(error.to_string()),
@@ -296,13 +318,22 @@ impl Recovery<'_> {
     }
 }
 
+/// What a file says of itself, if anything was committed to it after its creation.
+fn begun_identity(db: &FileDb) -> Result<Option<Identity>, DbError> {
+    let identity = db.identity()?;
+    Ok(if db.is_begun()? { identity } else { None })
+}
+
 fn found(path: &Path, identity: Identity, content: Content) -> Found {
     Found { path: path.to_owned(), identity, content }
 }
 
-fn decode_summaries(rows: &[Row]) -> Option<Vec<(PartitionId, Summary)>> {
-    let decode =
-        |(partition, bytes): &Row| Some((PartitionId(*partition), Summary::decode(bytes)?));
+fn decode_summaries(rows: &[Row]) -> Result<Vec<(PartitionId, Summary)>, DbError> {
+    let decode = |(partition, bytes): &Row| {
+        let summary = Summary::decode(bytes);
+        let summary = summary.ok_or(DbError::Malformed("a summary does not decode"))?;
+        Ok((PartitionId(*partition), summary))
+    };
     rows.iter().map(decode).collect()
 }
 

@@ -13,7 +13,8 @@ use crate::replay::{Replayed, replay};
 use crate::shard::{Shard, drop_contained};
 use crate::writer::{Active, Views, Writer};
 use std::collections::HashMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use weir_core::PartitionId;
 
@@ -27,37 +28,58 @@ impl Writer {
     pub(crate) fn rescue(&mut self) -> Result<(), DbError> {
         let shard = self.shard.clone();
         let old = self.active.file.clone();
-        if let Some(db) = old.take() {
-            db.fence();
-            drop_contained(db);
-        }
-        let cache = shard.config.active_cache_bytes;
-        let source = open_untouched(&*shard.disk, &old.path, &shard.counters, cache)?;
-        let begun = source.is_begun()?;
-        let replayed = match begun {
-            true => replay(&source)?,
-            false => Replayed { views: self.views.clone(), ..Replayed::default() },
-        };
+        let copied = shard.copy_of_failed(&old)?;
+        let begun = copied.replayed.is_some();
+        let replayed = copied
+            .replayed
+            .unwrap_or_else(|| Replayed { views: self.views.clone(), ..Replayed::default() });
         if replayed.end < self.active.position || (self.active.begun && !begun) {
+            remove_file(&*shard.disk, &copied.file.path);
             return Err(DbError::Malformed("acknowledged entries are missing"));
         }
-        let identity = Identity { generation: old.identity.generation + 1, ..old.identity };
-        let path = shard.dir.join(file_name(identity.first_seq, identity.generation));
-        let db = create_file(&*shard.disk, &path, &shard.counters, cache, &identity)?;
-        if begun {
-            copy(&source, &db, replayed.end)?;
-        }
-        drop_contained(source);
-        let file = Arc::new(LogFile::new(path, identity, false).with_db(db));
-        shard.replace_active(&old, &file, &replayed);
-        self.active = Active { file, position: replayed.end, begun };
+        shard.replace_active(&old, &copied.file, &replayed);
+        self.active = Active { file: copied.file, position: replayed.end, begun };
+        shard.note_active(&self.active);
         self.views = replayed.views;
         remove_file(&*shard.disk, &old.path);
         Ok(())
     }
 }
 
+/// A copy of a file that failed.
+pub(crate) struct Copied {
+    pub(crate) file: Arc<LogFile>,
+    /// What it holds; `None` if the file was not begun.
+    pub(crate) replayed: Option<Replayed>,
+}
+
 impl Shard {
+    /// Copies what the disk holds of an unsealed file into a new one of the next generation. The
+    /// old file is closed without another write.
+    pub(crate) fn copy_of_failed(&self, old: &LogFile) -> Result<Copied, DbError> {
+        if let Some(db) = old.take() {
+            db.fence();
+            drop_contained(db);
+        }
+        let cache = self.config.active_cache_bytes;
+        let source = open_untouched(&*self.disk, &old.path, &self.counters, cache)?;
+        let replayed = match source.is_begun()? {
+            true => Some(replay(&source)?),
+            false => None,
+        };
+        let identity = Identity { generation: old.identity.generation + 1, ..old.identity };
+        let name = file_name(identity.first_seq, identity.generation);
+        let path = self.dir.join(name);
+        let db = create_file(&*self.disk, &path, &self.counters, cache, &identity)?;
+        if let Some(replayed) = &replayed {
+            copy(&source, &db, replayed.end)?;
+        }
+        drop_contained(source);
+        finish_file(&*self.disk, &path)?;
+        let file = Arc::new(LogFile::new(path, identity, false).with_db(db));
+        Ok(Copied { file, replayed })
+    }
+
     fn replace_active(&self, old: &Arc<LogFile>, new: &Arc<LogFile>, replayed: &Replayed) {
         self.lock_files().insert(new.identity.first_seq, new.clone());
         let mut index = self.write_index();
@@ -68,6 +90,18 @@ impl Shard {
         index_unsealed(&mut index, new, runs, views);
         index.retain(|partition, _| views.contains_key(partition));
         index_views(&mut index, views);
+    }
+
+    /// Puts a byte for byte copy of a full file in its place.
+    pub(crate) fn replace_full(&self, old: &Arc<LogFile>, new: &Arc<LogFile>) {
+        self.lock_files().insert(new.identity.first_seq, new.clone());
+        for places in self.write_index().values_mut() {
+            for segment in &mut places.segments {
+                if Arc::ptr_eq(&segment.file, old) {
+                    segment.file = new.clone();
+                }
+            }
+        }
     }
 }
 
@@ -123,7 +157,17 @@ fn copy(source: &FileDb, target: &FileDb, end: u64) -> Result<(), DbError> {
     })
 }
 
-/// Makes a new log file, its name included, durable.
+/// What the name of a file ends with until it is complete.
+pub(crate) const UNFINISHED: &str = ".new";
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    PathBuf::from(name)
+}
+
+/// Makes a new log file that is to be called `path`, under a name that says it is not finished.
+/// What a crash leaves of it is removed at the next start.
 pub(crate) fn create_file(
     disk: &dyn Disk,
     path: &Path,
@@ -131,11 +175,21 @@ pub(crate) fn create_file(
     cache_bytes: usize,
     identity: &Identity,
 ) -> Result<FileDb, DbError> {
-    let file = disk.create(path).map_err(failed)?;
-    let db = FileDb::create(file, counters, cache_bytes, identity)?;
+    let path = unfinished(path);
+    // What an earlier attempt left is not written over: its pages may be in an unknown state.
+    match disk.remove(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let file = disk.create(&path).map_err(failed)?;
+    FileDb::create(file, counters, cache_bytes, identity)
+}
+
+/// Gives a complete file its name, durably.
+pub(crate) fn finish_file(disk: &dyn Disk, path: &Path) -> Result<(), DbError> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    disk.sync_dir(dir).map_err(failed)?;
-    Ok(db)
+    disk.rename(&unfinished(path), path).map_err(failed)?;
+    disk.sync_dir(dir).map_err(failed)
 }
 
 /// Removes a file that another one replaces. If that fails, the next start tries again.

@@ -11,14 +11,16 @@ use crate::disk::Disk;
 use crate::file::LogFile;
 use crate::index::{Index, Run, Segment, decode_runs};
 use crate::index_cache::IndexCache;
+use crate::manifest::Manifest;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::stats::ShardStats;
 use crate::tail::TailCache;
+use crate::writer::Active;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use weir_core::{Offset, PartitionId};
 
@@ -42,6 +44,11 @@ pub(crate) struct Shard {
     pub(crate) index_cache: IndexCache,
     pub(crate) metrics: Metrics,
     pub(crate) retention: Mutex<HashMap<PartitionId, Retention>>,
+    pub(crate) manifest: Manifest,
+    /// The active file's unique number.
+    active_uid: AtomicU64,
+    /// Whether the active file has its snapshot: the views depend on no other file then.
+    active_begun: AtomicBool,
     ticks: AtomicU64,
 }
 
@@ -64,6 +71,7 @@ pub(crate) struct ShardParts {
     pub(crate) dir: PathBuf,
     pub(crate) counters: Arc<IoCounters>,
     pub(crate) tail: Arc<TailCache>,
+    pub(crate) manifest: Manifest,
 }
 
 impl Shard {
@@ -92,6 +100,9 @@ impl Shard {
             index_cache: IndexCache::new(parts.config.index_cache_bytes),
             metrics: Metrics::default(),
             retention: Mutex::default(),
+            manifest: parts.manifest,
+            active_uid: AtomicU64::new(0),
+            active_begun: AtomicBool::new(false),
             ticks: AtomicU64::new(1),
             config: parts.config,
         }
@@ -152,7 +163,7 @@ impl Shard {
         Ok(())
     }
 
-    fn is_listed(&self, file: &LogFile) -> bool {
+    pub(crate) fn is_listed(&self, file: &LogFile) -> bool {
         let files = self.lock_files();
         files.values().any(|listed| listed.uid == file.uid)
     }
@@ -163,9 +174,25 @@ impl Shard {
             if let Some(db) = file.take() {
                 drop_contained(db);
             }
-        } else {
+        } else if file.uid == self.active_uid.load(Ordering::Acquire) {
             self.queue.report_failure(error.to_string());
+        } else if let Some(db) = file.take() {
+            // Full and about to be sealed: that will find it closed, and copy it.
+            tracing::error!(file = %file.path.display(), %error, "a full log file failed");
+            db.fence();
+            drop_contained(db);
         }
+    }
+
+    /// Remembers which file is active.
+    pub(crate) fn note_active(&self, active: &Active) {
+        self.active_uid.store(active.file.uid, Ordering::Release);
+        self.active_begun.store(active.begun, Ordering::Release);
+    }
+
+    /// Whether the views depend on no file but the active one.
+    pub(crate) fn is_active_begun(&self) -> bool {
+        self.active_begun.load(Ordering::Acquire)
     }
 
     /// Closes open sealed files beyond the bound, the least recently used first.

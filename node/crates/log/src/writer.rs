@@ -92,7 +92,10 @@ impl Writer {
             self.background.push(Task::Prepare(self.shard.clone()));
         }
         let bytes = written?;
-        self.active.begun = true;
+        if !self.active.begun {
+            self.active.begun = true;
+            self.shard.note_active(&self.active);
+        }
         self.publish(&requests)?;
         let entries = requests.len();
         self.shard.metrics.record_commit(entries, bytes, started.elapsed());
@@ -232,6 +235,7 @@ impl Writer {
         files.insert(next.identity.first_seq, next.clone());
         drop(files);
         let active = Active { file: next, position: 0, begun: false };
+        self.shard.note_active(&active);
         Some(std::mem::replace(&mut self.active, active).file)
     }
 

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_core::entry::{EntryHeader, EntryKind, StateChange, encode_state};
 use weir_core::partition::view::PartitionView;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
-use weir_log::{AppendRequest, Clock, Disk, Log, LogConfig, LogEvents};
+use weir_log::{AppendRequest, Clock, Disk, Log, LogConfig, LogEvents, ReadError};
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -293,12 +293,20 @@ impl Running {
     }
 }
 
-/// Offsets and values of all records from `from` on, read from the disk in small steps.
+/// Offsets and values of all records from `from` on, read from the disk in small steps. A file
+/// that is just being replaced is waited for.
 pub fn values(log: &Log, partition: u32, from: i64) -> Vec<(i64, Vec<u8>)> {
     let mut values = Vec::new();
     let mut at = Offset(from);
+    let deadline = Instant::now() + PATIENCE;
     loop {
-        let chunk = log.read(PartitionId(partition), at, 10_000, Offset(i64::MAX)).unwrap();
+        let chunk = match log.read(PartitionId(partition), at, 10_000, Offset(i64::MAX)) {
+            Err(ReadError::Unavailable { .. }) if Instant::now() < deadline => {
+                std::thread::yield_now();
+                continue;
+            }
+            other => other.unwrap(),
+        };
         for batch in &chunk.batches {
             let batch = RecordBatch::decode(batch.clone()).unwrap();
             for record in batch.records().unwrap().iter().filter(|r| r.offset >= at) {

@@ -1,0 +1,208 @@
+//! The log against raw append + `fdatasync` with the same bytes per sync, in turns, in one folder.
+//!
+//! ```text
+//! cargo run --release -p weir-log --example log_bench -- [--dir DIR] [--rounds N] [--seconds S]
+//!     [--shards N] [CASE...]
+//! ```
+//!
+//! Prints a line per case: the median ratio of log to raw, with throughput and bytes written per
+//! byte. The first round warms up and does not count.
+
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use weir_core::entry::{EntryHeader, EntryKind};
+use weir_core::partition::view::PartitionView;
+use weir_core::record::{BatchBuilder, Compression, NO_HEADERS};
+use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
+use weir_log::raw::RawAppend;
+use weir_log::{AppendRequest, Log, LogConfig, LogEvents, RealDisk, SystemClock};
+
+/// What one case appends.
+struct Case {
+    name: &'static str,
+    batch_bytes: usize,
+    partitions: u32,
+    /// Appends under way at any time, all producers together.
+    in_flight: usize,
+}
+
+const CASES: &[Case] = &[
+    Case { name: "64k-8", batch_bytes: 64 << 10, partitions: 8, in_flight: 32 },
+    Case { name: "64k-8-sync", batch_bytes: 64 << 10, partitions: 8, in_flight: 8 },
+    Case { name: "16k-8", batch_bytes: 16 << 10, partitions: 8, in_flight: 64 },
+    Case { name: "16k-8-sync", batch_bytes: 16 << 10, partitions: 8, in_flight: 8 },
+    Case { name: "1m-1", batch_bytes: 1 << 20, partitions: 1, in_flight: 1 },
+    Case { name: "1k-1024", batch_bytes: 1 << 10, partitions: 1024, in_flight: 140 },
+    Case { name: "1k-1024-deep", batch_bytes: 1 << 10, partitions: 1024, in_flight: 1024 },
+    Case { name: "100b-1", batch_bytes: 100, partitions: 1, in_flight: 1 },
+];
+
+/// Counts what is under way.
+#[derive(Default)]
+struct Window {
+    done: Mutex<usize>,
+    news: Condvar,
+}
+
+/// Says that an append is durable when the log lets go of it.
+struct Permit(Arc<Window>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        *self.0.done.lock().unwrap() += 1;
+        self.0.news.notify_one();
+    }
+}
+
+struct Silent;
+
+impl LogEvents for Silent {
+    fn durable(&self, _: u16, _: &[(PartitionId, Offset)]) {}
+    fn failed(&self, _: u16, reason: &str) {
+        panic!("the log failed: {reason}");
+    }
+    fn recovered(&self, _: u16, _: &HashMap<PartitionId, PartitionView>) {}
+    fn log_start(&self, _: PartitionId, _: Offset) {}
+}
+
+struct Figures {
+    bytes_per_s: f64,
+    bytes_per_commit: u64,
+    written_per_byte: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
+fn main() {
+    let mut dir = PathBuf::from("target/log-bench");
+    let (mut rounds, mut seconds, mut shards) = (5, 1.0, 1);
+    let mut names = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("a value");
+        match argument.as_str() {
+            "--dir" => dir = value().into(),
+            "--rounds" => rounds = value().parse().expect("a number"),
+            "--seconds" => seconds = value().parse().expect("a number"),
+            "--shards" => shards = value().parse().expect("a number"),
+            _ => names.push(argument),
+        }
+    }
+    std::fs::create_dir_all(&dir).unwrap();
+    println!(
+        "{:<14} {:>7} {:>10} {:>10} {:>12} {:>9} {:>9} {:>9}",
+        "case", "ratio", "log MB/s", "raw MB/s", "bytes/commit", "written", "p50 ms", "p99 ms"
+    );
+    for case in CASES {
+        if names.is_empty() || names.iter().any(|name| name == case.name) {
+            run(case, &dir, rounds, seconds, shards);
+        }
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+fn run(case: &Case, dir: &Path, rounds: usize, seconds: f64, shards: u16) {
+    let mut results = Vec::new();
+    for round in 0..=rounds {
+        let figures = run_log(case, dir, seconds, shards);
+        let total = (figures.bytes_per_s * seconds) as u64;
+        let raw = RawAppend::run(dir, figures.bytes_per_commit as usize, total).unwrap();
+        if round > 0 {
+            results.push((figures.bytes_per_s / raw.bytes_per_s(), figures, raw.bytes_per_s()));
+        }
+    }
+    results.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (ratio, figures, raw) = &results[results.len() / 2];
+    println!(
+        "{:<14} {:>7.2} {:>10.1} {:>10.1} {:>12} {:>9.2} {:>9.2} {:>9.2}   [{:.2} .. {:.2}]",
+        case.name,
+        ratio,
+        figures.bytes_per_s / 1e6,
+        raw / 1e6,
+        figures.bytes_per_commit,
+        figures.written_per_byte,
+        figures.p50.as_secs_f64() * 1e3,
+        figures.p99.as_secs_f64() * 1e3,
+        results.first().map_or(0.0, |r| r.0),
+        results.last().map_or(0.0, |r| r.0),
+    );
+}
+
+fn run_log(case: &Case, dir: &Path, seconds: f64, shards: u16) -> Figures {
+    let dir = dir.join("log");
+    let config = LogConfig { shards, ..LogConfig::new(&dir) };
+    let (log, _) = Log::open(config, Arc::new(RealDisk), Arc::new(SystemClock::new())).unwrap();
+    log.start(Arc::new(Silent));
+    let batch = batch(case.batch_bytes);
+    let window = Arc::new(Window::default());
+    let mut ends = vec![0i64; case.partitions as usize];
+    let mut next = 0usize;
+    let (mut sent, mut bytes) = (0usize, 0u64);
+    let started = Instant::now();
+    let length = Duration::from_secs_f64(seconds);
+    while started.elapsed() < length {
+        let room = {
+            let done = window.done.lock().unwrap();
+            let full = |done: &mut usize| sent - *done >= case.in_flight;
+            let done = window.news.wait_while(done, full).unwrap();
+            case.in_flight - (sent - *done)
+        };
+        for _ in 0..room {
+            let partition = next % ends.len();
+            next += 1;
+            let request = request(partition as u32, ends[partition], &batch, &window);
+            bytes += request.entry_len() as u64;
+            log.append(request).unwrap();
+            ends[partition] += 1;
+            sent += 1;
+        }
+    }
+    let done = window.done.lock().unwrap();
+    drop(window.news.wait_while(done, |done| *done < sent).unwrap());
+    let elapsed = started.elapsed();
+    let stats = log.shard_stats();
+    let commits: u64 = stats.iter().map(|shard| shard.commits).sum();
+    let written: u64 = stats.iter().map(|shard| shard.bytes_written).sum();
+    log.shutdown();
+    drop(log);
+    std::fs::remove_dir_all(&dir).unwrap();
+    Figures {
+        bytes_per_s: bytes as f64 / elapsed.as_secs_f64(),
+        bytes_per_commit: bytes / commits.max(1),
+        written_per_byte: written as f64 / bytes as f64,
+        p50: stats[0].commit_latency.p50,
+        p99: stats[0].commit_latency.p99,
+    }
+}
+
+fn request(partition: u32, base: i64, batch: &Bytes, window: &Arc<Window>) -> AppendRequest {
+    AppendRequest {
+        header: EntryHeader {
+            kind: EntryKind::Entry,
+            partition: PartitionId(partition),
+            base_offset: Offset(base),
+            offset_count: 1,
+            epoch: LeaderEpoch(1),
+            append_time: TimestampMs(1),
+            state_len: 0,
+            source_len: 0,
+            batch_len: batch.len() as u32,
+        },
+        state: Bytes::new(),
+        source: Bytes::new(),
+        batch: batch.clone(),
+        linger: Duration::ZERO,
+        hold: Some(Box::new(Permit(window.clone()))),
+    }
+}
+
+/// A batch of one record, `bytes` long in all.
+fn batch(bytes: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    let value = vec![7; bytes.saturating_sub(61 + 12)];
+    builder.push(TimestampMs(1), None, Some(&value), NO_HEADERS).unwrap();
+    builder.build(ProducerId::NONE, -1, -1).unwrap()
+}

@@ -1,0 +1,175 @@
+//! Retention, the cleaner, the scrub and the manifest, on the simulated disk.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::{HandClock, PATIENCE, Running, entry, small_config, start};
+use weir_core::{Offset, PartitionId};
+use weir_log::sim::SimDisk;
+use weir_log::{Disk, LogConfig, ReadError, Retention};
+
+const SHORT: PartitionId = PartitionId(1);
+const LONG: PartitionId = PartitionId(2);
+
+/// Looks after retention all the time.
+fn config() -> LogConfig {
+    LogConfig {
+        retention_interval: Duration::from_millis(1),
+        scrub_interval: Duration::from_millis(1),
+        ..small_config(Path::new("/data"))
+    }
+}
+
+fn open(disk: &SimDisk, clock: &Arc<HandClock>) -> Running {
+    start(config(), Arc::new(disk.clone()), clock.clone())
+}
+
+/// Appends `count` records of 4 KiB to each partition, the short-lived one being most of it.
+fn fill(log: &Running, from: i64, count: i64, now: i64) {
+    for n in from..from + count {
+        log.append(&entry(SHORT.0, n * 4).records(4, 1_000).append_time(now));
+        if n % 4 == 0 {
+            log.append(&entry(LONG.0, n).records(4, 200).append_time(now));
+        }
+    }
+}
+
+/// Waits, without sleeping, until `condition` holds.
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Goal: two partitions of different retention share files; the short one's log start moves, disk
+/// use follows what is retained, and the long one reads back whole, before and after a restart.
+#[test]
+fn mixed_retention_shares_files() {
+    let disk = SimDisk::new(1);
+    let clock = HandClock::at(1_000_000);
+    let log = open(&disk, &clock);
+    log.log.set_retention(SHORT, Retention { age_ms: Some(60_000), bytes: None });
+    log.log.set_retention(LONG, Retention::default());
+    fill(&log, 0, 400, 1_000_000);
+    let full = log.log.shard_stats()[0].bytes_on_disk;
+    clock.pass(120_000);
+    // One more, so that there is a newest append time close to the clock.
+    fill(&log, 400, 4, 1_120_000);
+    log.recorder.wait_start(SHORT.0, Offset(1_500));
+    until("disk use follows", || log.log.shard_stats()[0].bytes_on_disk < full / 3);
+    let check = |log: &Running| {
+        assert_eq!(log.values(LONG.0, 0).len(), 404);
+        let stats = log.log.stats(SHORT).unwrap();
+        assert!(stats.log_start >= Offset(1_500), "{stats:?}");
+        assert!(stats.bytes < 100_000, "{stats:?}");
+        let read = log.log.read(SHORT, Offset(0), 100, Offset(i64::MAX));
+        assert!(matches!(read, Err(ReadError::OutOfRange { .. })));
+        let rest = log.values(SHORT.0, stats.log_start.0);
+        assert_eq!(rest.last().map(|(offset, _)| *offset), Some(404 * 4 - 1));
+    };
+    check(&log);
+    log.log.shutdown();
+    drop(log);
+    let log = open(&disk, &clock);
+    check(&log);
+}
+
+/// Goal: retention by size keeps at least as much as is to be kept, and not much more.
+#[test]
+fn by_size() {
+    let disk = SimDisk::new(2);
+    let clock = HandClock::at(1_000_000);
+    let log = open(&disk, &clock);
+    log.log.set_retention(SHORT, Retention { age_ms: None, bytes: Some(200_000) });
+    fill(&log, 0, 300, 1_000_000);
+    until("the size shrinks", || log.log.stats(SHORT).unwrap().bytes < 240_000);
+    let stats = log.log.stats(SHORT).unwrap();
+    assert!(stats.bytes >= 190_000, "{stats:?}");
+}
+
+/// Goal: a clock that jumps expires nothing until the time is confirmed.
+#[test]
+fn a_jump_of_the_clock() {
+    let disk = SimDisk::new(3);
+    let clock = HandClock::at(1_000_000);
+    let log = open(&disk, &clock);
+    fill(&log, 0, 50, 1_000_000);
+    // The clock is seen once before it jumps.
+    log.log.set_retention(LONG, Retention { age_ms: None, bytes: Some(0) });
+    log.recorder.wait_start(LONG.0, Offset(1));
+    clock.jump_to(1_800_000_000_000);
+    until("suspension", || log.log.shard_stats()[0].clock_suspended);
+    log.log.set_retention(SHORT, Retention { age_ms: Some(60_000), bytes: None });
+    // A round of retention passes: it moves the other partition's start.
+    log.append(&entry(LONG.0, 52).records(1, 10).append_time(1_000_000));
+    log.recorder.wait_start(LONG.0, Offset(53));
+    assert_eq!(log.log.stats(SHORT).unwrap().log_start, Offset(0));
+    log.log.confirm_time();
+    log.recorder.wait_start(SHORT.0, Offset(200));
+}
+
+/// Goal: deleted partitions free their disk space.
+#[test]
+fn deletion_frees() {
+    let disk = SimDisk::new(4);
+    let clock = HandClock::at(1_000_000);
+    let log = open(&disk, &clock);
+    fill(&log, 0, 200, 1_000_000);
+    let full = log.log.shard_stats()[0].files;
+    assert!(full > 6);
+    log.log.delete_partition(SHORT).unwrap();
+    until("files go", || log.log.shard_stats()[0].files <= 4);
+    assert_eq!(log.values(LONG.0, 0).len(), 200);
+    assert_eq!(log.log.stats(SHORT), None);
+}
+
+/// Goal: the scrub finds rot that no reader met, and takes that file only out of use.
+#[test]
+fn scrub() {
+    let disk = SimDisk::new(5);
+    let clock = HandClock::at(1_000_000);
+    let config = LogConfig { scrub_period: Duration::from_secs(60), ..config() };
+    let log = start(config, Arc::new(disk.clone()), clock.clone());
+    fill(&log, 0, 100, 1_000_000);
+    let dir = Path::new("/data/log/shard-0");
+    let mut names = disk.list(dir).unwrap();
+    names.sort();
+    let first = dir.join(&names[0]);
+    // Every file is read once to learn its checksum; then once more after the period.
+    let mut quiet = 0;
+    let mut reads = disk.counts().reads;
+    until("checksums are known", || {
+        std::thread::sleep(Duration::from_millis(1));
+        let now = disk.counts().reads;
+        quiet = if now == reads { quiet + 1 } else { 0 };
+        reads = now;
+        quiet > 50
+    });
+    disk.rot(&first, 20_000);
+    clock.pass(120_000);
+    until("the rot is found", || !log.log.shard_stats()[0].quarantined.is_empty());
+    let quarantined = log.log.shard_stats()[0].quarantined.clone();
+    assert_eq!(quarantined, [names[0].clone()]);
+    let read = log.log.read(SHORT, Offset(0), 100, Offset(i64::MAX));
+    assert!(matches!(read, Err(ReadError::Corrupt { .. })), "{read:?}");
+    assert!(!log.values(SHORT.0, 300).is_empty());
+}
+
+/// Goal: without the manifest the files themselves tell what they hold.
+#[test]
+fn a_lost_manifest() {
+    let disk = SimDisk::new(6);
+    let clock = HandClock::at(1_000_000);
+    let log = open(&disk, &clock);
+    fill(&log, 0, 100, 1_000_000);
+    log.log.shutdown();
+    drop(log);
+    disk.remove(Path::new("/data/log/shard-0/manifest.redb")).unwrap();
+    let log = open(&disk, &clock);
+    assert_eq!(log.values(SHORT.0, 0).len(), 400);
+    assert_eq!(log.values(LONG.0, 0).len(), 100);
+}
