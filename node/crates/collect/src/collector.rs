@@ -117,7 +117,7 @@ impl Collector {
     async fn open(
         source: Source,
         idle_after: Duration,
-        make: &dyn Fn() -> Box<dyn Decoder>,
+        make: &(dyn Fn() -> Box<dyn Decoder> + Sync),
     ) -> Result<Self, SourceError> {
         let running = match source {
             Source::Input(input) => start_input(input).await?,

@@ -26,6 +26,8 @@ pub const COLUMNS_MAX: usize = 4_096;
 pub const FILES_MAX: usize = 1_024;
 /// Most entries of a folder that are looked at to find a rotated file again.
 pub const FOLDER_ENTRIES_MAX: usize = 65_536;
+/// Most rotated files that are read between two looks at a followed one.
+pub const ROTATED_MAX: usize = 64;
 /// Bytes at the start of a file that tell it from another with the same inode.
 pub const FINGERPRINT_BYTES: usize = 256;
 /// Longest text that is taken for a time.

@@ -273,6 +273,11 @@ proptest! {
         let (mut next, mut rotations, mut part) = (0u32, 0, false);
         // Each rotated file is newer than the one before, as its last write is.
         let mut stamp = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut touch = |path: &Path| {
+            stamp += Duration::from_secs(1);
+            File::options().append(true).open(path).unwrap().set_modified(stamp).unwrap();
+        };
+        touch(&path);
         for step in steps.into_iter().chain([Step::Poll(200)]) {
             match step {
                 Step::Write(count) => for _ in 0..count {
@@ -293,14 +298,11 @@ proptest! {
                 },
                 Step::Poll(count) => for _ in 0..count { follower.poll(&mut tail); },
                 Step::Restart => if let Some(checkpoint) = follower.checkpoint(&path) {
-                    follower.partial.clear();
+                    follower.restart(checkpoint.offset);
                     tail = Tail::resume(checkpoint);
                 },
             }
-            if path.exists() {
-                stamp += Duration::from_secs(1);
-                File::options().append(true).open(&path).unwrap().set_modified(stamp).unwrap();
-            }
+            if path.exists() { touch(&path); }
         }
         follower.finish();
         if part { written.push(format!("part{next}")); }
@@ -338,6 +340,13 @@ impl Follower {
                 }
                 TailChunk::End => self.finish(),
             }
+        }
+    }
+
+    fn restart(&mut self, offset: u64) {
+        self.partial.clear();
+        if let Some((_, _, at, _)) = self.file.as_mut() {
+            *at = offset;
         }
     }
 

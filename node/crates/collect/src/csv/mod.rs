@@ -209,16 +209,21 @@ impl CsvDecoder {
     }
 
     fn take_header(&mut self, out: &mut Vec<Collected>) {
+        if let Some(missing) = self.learn_header() {
+            let detail = format!("the header has no column {missing:?}");
+            self.refuse_row("csv-header", detail, out);
+        }
+    }
+
+    /// Takes the row for the header; returns a column that the options name and it lacks.
+    fn learn_header(&mut self) -> Option<String> {
         let names: Vec<String> = (0..self.fields.count)
             .map(|index| String::from_utf8_lossy(self.fields.get(index)).trim().to_owned())
             .collect();
         let columns = Columns::new(&names, &self.options);
         let missing = columns.missing(&self.options);
         self.columns = Some(columns);
-        if let Some(missing) = missing {
-            let detail = format!("the header has no column {missing:?}");
-            self.refuse_row("csv-header", detail, out);
-        }
+        missing
     }
 
     fn refuse_row(&mut self, reason: &'static str, detail: String, out: &mut Vec<Collected>) {
@@ -232,10 +237,10 @@ impl Decoder for CsvDecoder {
     fn handle_begin(&mut self, first_line: Option<&[u8]>) {
         self.reset();
         if let (None, Some(line)) = (&self.columns, first_line) {
-            // A header is only learnt from here; what it lacks was said when it was first read.
+            // What the header lacks was said when it was first read.
             let line = without_bom(line);
             if let RowState::Complete = self.fields.feed(&mut self.reader, line) {
-                self.take_header(&mut Vec::new());
+                self.learn_header();
             }
             self.start_row();
         }

@@ -255,7 +255,7 @@ fn bsd_time(text: &str, reference: Reference) -> Option<(i64, usize)> {
     }
     let month = month_of_name(bytes)?;
     let number = |at: usize, blank: bool| {
-        let tens = match bytes[at] {
+        let tens = match *bytes.get(at)? {
             b' ' if blank => 0,
             byte => char::from(byte).to_digit(10)?,
         };

@@ -8,7 +8,7 @@
 //! | waiting | a file | reading: `Begin` |
 //! | reading | new bytes | reading: `Data` |
 //! | reading | the file is shorter, or its first bytes changed | reading from 0: `End`, `Begin` |
-//! | reading | nothing new, and the path is the same file or gone | reading |
+//! | reading | nothing new, and the path is the same file, or gone without a successor | reading |
 //! | reading | nothing new twice, and the path is another file | waiting: `End` |
 //!
 //! A renamed file is thus read to its end before the new one begins, with one more look after
@@ -29,7 +29,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{BeginContext, Event, EventSender, Follow};
-use crate::limits::{CHUNK_BYTES, FINGERPRINT_BYTES, FOLDER_ENTRIES_MAX, LINE_BYTES_MAX};
+use crate::limits::{
+    CHUNK_BYTES, FINGERPRINT_BYTES, FOLDER_ENTRIES_MAX, LINE_BYTES_MAX, ROTATED_MAX,
+};
 
 /// Where to start in a file that was never read before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,8 +116,9 @@ pub struct Tail {
     start: StartAt,
     resume: Option<Checkpoint>,
     current: Option<Open>,
-    /// Rotated files to read before the path itself, oldest first.
-    between: VecDeque<PathBuf>,
+    /// Files to read next, oldest first, the path itself last. Open already, since they may be
+    /// renamed at any time.
+    queue: VecDeque<Open>,
     /// The path was seen to be another file, and the current one had nothing new then.
     rotated: bool,
     buffer: Vec<u8>,
@@ -138,7 +141,7 @@ impl Tail {
             start,
             resume: None,
             current: None,
-            between: VecDeque::new(),
+            queue: VecDeque::new(),
             rotated: false,
             buffer: Vec::new(),
         }
@@ -177,26 +180,20 @@ impl Tail {
                 "the file of the checkpoint is gone; reading from the first byte"
             );
         }
-        let start = std::mem::replace(&mut self.start, StartAt::Beginning);
-        let path = self.between.front().unwrap_or(&self.path);
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.between.pop_front();
-                return Ok(TailProgress::Idle);
-            }
-            Err(error) => {
-                self.start = start;
-                return Err(error);
-            }
+        if let Some(open) = self.queue.pop_front() {
+            self.begin(open, sink)?;
+            return Ok(TailProgress::More);
+        }
+        let Some(mut open) = open_if_there(&self.path)? else {
+            // Whatever appears here later began after we did.
+            self.start = StartAt::Beginning;
+            return Ok(TailProgress::Idle);
         };
-        self.between.pop_front();
-        let metadata = file.metadata()?;
-        let mut open = Open::new(file, &metadata);
-        if start == StartAt::End {
-            open.offset = open.last_line_end(metadata.len())?;
+        if self.start == StartAt::End {
+            open.offset = open.last_line_end(open.file.metadata()?.len())?;
         }
         self.begin(open, sink)?;
+        self.start = StartAt::Beginning;
         Ok(TailProgress::More)
     }
 
@@ -251,21 +248,27 @@ impl Tail {
             sink(TailChunk::Data(Bytes::copy_from_slice(bytes)));
             return Ok(TailProgress::More);
         }
-        let (device, inode) = (open.device, open.inode);
-        match fs::metadata(&self.path) {
-            Ok(now) if (now.dev(), now.ino()) == (device, inode) => self.rotated = false,
-            Ok(_) if !self.rotated => self.rotated = true,
-            Ok(now) => {
-                let finished = open.file.metadata()?;
-                self.between = rotated_since(&self.path, &finished, &now)?;
-                self.current = None;
-                sink(TailChunk::End);
-                return Ok(TailProgress::More);
+        let finished = open.file.metadata()?;
+        let next = match fs::metadata(&self.path) {
+            Ok(now) if (now.dev(), now.ino()) == (finished.dev(), finished.ino()) => {
+                self.rotated = false;
+                return Ok(TailProgress::Idle);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) => open_if_there(&self.path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
+        };
+        // Opened here and now, all of them: by the next step they may have been renamed again.
+        let mut queue = rotated_since(&self.path, &finished, next.as_ref())?;
+        queue.extend(next);
+        let seen_before = std::mem::replace(&mut self.rotated, !queue.is_empty());
+        if queue.is_empty() || !seen_before {
+            return Ok(TailProgress::Idle);
         }
-        Ok(TailProgress::Idle)
+        self.queue = queue;
+        self.current = None;
+        sink(TailChunk::End);
+        Ok(TailProgress::More)
     }
 }
 
@@ -310,16 +313,22 @@ impl Open {
     }
 }
 
+/// Opens `path`; none if there is no such file.
+fn open_if_there(path: &Path) -> io::Result<Option<Open>> {
+    match File::open(path) {
+        Ok(file) => {
+            let metadata = file.metadata()?;
+            Ok(Some(Open::new(file, &metadata)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens `path` at the checkpoint if it is the file that the checkpoint was taken of.
 fn open_checked(path: &Path, checkpoint: &Checkpoint) -> io::Result<Option<Open>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let metadata = file.metadata()?;
-    let mut open = Open::new(file, &metadata);
-    if open.inode != checkpoint.inode || metadata.len() < checkpoint.offset {
+    let Some(mut open) = open_if_there(path)? else { return Ok(None) };
+    if open.inode != checkpoint.inode || open.file.metadata()?.len() < checkpoint.offset {
         return Ok(None);
     }
     open.offset = checkpoint.offset;
@@ -333,8 +342,8 @@ fn open_checked(path: &Path, checkpoint: &Checkpoint) -> io::Result<Option<Open>
 fn rotated_since(
     path: &Path,
     finished: &Metadata,
-    now: &Metadata,
-) -> io::Result<VecDeque<PathBuf>> {
+    now: Option<&Open>,
+) -> io::Result<VecDeque<Open>> {
     let Some(base) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
         return Ok(VecDeque::new());
     };
@@ -351,14 +360,23 @@ fn rotated_since(
         if !name.is_some_and(|name| is_rotated(&name)) {
             continue;
         }
-        let Ok(metadata) = fs::metadata(&candidate) else { continue };
-        let known = [finished.ino(), now.ino()].contains(&metadata.ino());
-        if metadata.is_file() && !known && age(&metadata) > age(finished) {
-            found.push((age(&metadata), candidate));
+        // Never open a pipe: that would block.
+        if !fs::metadata(&candidate).is_ok_and(|metadata| metadata.is_file()) {
+            continue;
+        }
+        let Ok(file) = File::open(&candidate) else { continue };
+        let metadata = file.metadata()?;
+        let known =
+            [Some(finished.ino()), now.map(|open| open.inode)].contains(&Some(metadata.ino()));
+        if !known && age(&metadata) > age(finished) {
+            found.push((age(&metadata), Open::new(file, &metadata)));
         }
     }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    found.sort_by_key(|(age, _)| *age);
+    if found.len() > ROTATED_MAX {
+        tracing::warn!(path = %path.display(), files = found.len(), "too many rotated at once");
+    }
+    Ok(found.into_iter().take(ROTATED_MAX).map(|(_, open)| open).collect())
 }
 
 /// What is in the folder of `path`, at most [`FOLDER_ENTRIES_MAX`] entries.
