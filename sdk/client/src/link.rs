@@ -85,15 +85,18 @@ impl Link {
         Link { network, profile: std::sync::Mutex::new(profile), state: Mutex::default() }
     }
 
-    /// Changes the windows of the connection: the next one has them, and the present one, if it
-    /// is not being made just now, lets the node send as much in all.
-    pub(crate) fn set_profile(&self, profile: ClientProfile) {
-        *lock(&self.profile) = profile;
-        let ClientProfile::Subscribe { connection_window_bytes, .. } = profile else {
-            return;
+    /// Makes room for this many subscriptions on the connection, and on those after it.
+    pub(crate) async fn expect_subscriptions(&self, count: usize) {
+        let window = match &mut *lock(&self.profile) {
+            ClientProfile::Subscribe { streams, stream_window_bytes } => {
+                *streams = count;
+                *stream_window_bytes
+            }
+            ClientProfile::Control => return,
         };
-        if let Some(live) = self.state.try_lock().ok().and_then(|state| state.live.clone()) {
-            live.connection.set_receive_window(connection_window_bytes);
+        // Waits for an attempt under way, which has the old room.
+        if let Some(live) = &self.state.lock().await.live {
+            live.connection.expect_subscriptions(count, window);
         }
     }
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use weir_core::Offset;
-use weir_core::limits::{MIB, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
+use weir_core::limits::{STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
 use weir_core::record::{BatchError, RecordBatch, split_batch};
 use weir_core::wire::frame::DataHeader;
 use weir_core::wire::message::{StartAt, TopicInfo};
@@ -37,8 +37,6 @@ use reader::{Event, News, Reader, Source};
 
 /// Smallest receive window of one subscription.
 const STREAM_WINDOW_BYTES_MIN: usize = 64 * 1024;
-/// What a connection may receive unread besides what its subscriptions may.
-const WINDOW_HEADROOM_BYTES: usize = 4 * MIB;
 /// Most resets that are kept for [`Consumer::take_resets`].
 const RESETS_MAX: usize = 1_024;
 
@@ -589,9 +587,6 @@ impl Consumer {
             return;
         }
         tracing::info!(topic = topic.name, partitions = topic.config.partitions, "it has grown");
-        if let Some(link) = &self.link {
-            link.set_profile(self.settings.profile(total));
-        }
         for partition in known as u32..topic.config.partitions {
             let start = StartAt::Earliest;
             self.add(Wanted { topic: topic.clone(), partition, start, stored: None });
@@ -729,19 +724,25 @@ impl Consumer {
         let client = self.settings.client.clone();
         let every = self.settings.metadata_refresh;
         let grown = self.grown_sender.clone();
+        let link = self.link.clone();
         let task = tokio::spawn(async move {
             let mut known: Vec<u32> = topics.iter().map(|topic| topic.config.partitions).collect();
             loop {
                 tokio::time::sleep(every).await;
-                for (topic, known) in topics.iter().zip(&mut known) {
+                for (n, topic) in topics.iter().enumerate() {
                     // Failures show elsewhere: the subscriptions have them, too.
                     let Ok(Some(now)) = client.fresh_topic(&topic.name).await else {
                         continue;
                     };
-                    if now.id == topic.id && now.config.partitions > *known {
-                        *known = now.config.partitions;
-                        let _ = grown.send(now);
+                    if now.id != topic.id || now.config.partitions <= known[n] {
+                        continue;
                     }
+                    known[n] = now.config.partitions;
+                    if let Some(link) = &link {
+                        let total: u32 = known.iter().sum();
+                        link.expect_subscriptions(total as usize).await;
+                    }
+                    let _ = grown.send(now);
                 }
             }
         });
@@ -766,7 +767,6 @@ impl Settings {
         let partitions = partitions.max(1);
         let share = self.prefetch_bytes / partitions;
         let stream_window_bytes = share.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES);
-        let connection_window_bytes = stream_window_bytes * partitions + WINDOW_HEADROOM_BYTES;
-        ClientProfile::Subscribe { stream_window_bytes, connection_window_bytes }
+        ClientProfile::Subscribe { streams: partitions, stream_window_bytes }
     }
 }

@@ -193,9 +193,13 @@ impl Shared {
 
     /// Sends all that was accepted and waits for what becomes of it.
     pub(super) async fn flush(&self) -> Result<(), FlushError> {
-        let mut guard = lock(&self.state);
-        let batches = guard.machine.handle_flush();
-        self.release(guard);
+        // In a block of its own: a guard in scope at an await makes the future not `Send`.
+        let batches = {
+            let mut guard = lock(&self.state);
+            let batches = guard.machine.handle_flush();
+            self.release(guard);
+            batches
+        };
         let mut failed: Option<FlushError> = None;
         for batch in batches {
             if let Some((first, records)) = batch.failure().await {

@@ -9,6 +9,8 @@ mod delivery;
 mod driver;
 mod machine;
 mod partition;
+#[cfg(test)]
+mod simulation;
 mod stamp;
 mod topics;
 

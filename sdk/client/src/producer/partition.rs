@@ -1,8 +1,9 @@
 //! One partition as a producer sees it. Pure: no clock, no I/O, no randomness of its own.
 //!
 //! Records join the open batch. Batches leave in order and are numbered (stamped with producer id,
-//! epoch and sequence) when they are first sent. At most `in_flight_max` are stamped and
-//! unresolved, so the node remembers every one that may have to be sent again.
+//! epoch and sequence) when they are first sent. The oldest stamped batch that is unresolved is
+//! always among the last `in_flight_max` that were stamped, so the node remembers every one that
+//! may have to be sent again.
 //!
 //! | state of a batch | means | leaves it |
 //! |---|---|---|
@@ -147,6 +148,8 @@ struct Batch<C> {
     since: Now,
     charged: usize,
     stamp: Option<Stamp>,
+    /// How many batches of this partition were stamped before it.
+    ordinal: u64,
     /// The stamp that `content` carries.
     built_with: Option<Stamp>,
     /// Set while in flight.
@@ -198,6 +201,7 @@ pub(super) struct Partition<C> {
     id: Option<ProducerId>,
     epoch: i16,
     next_sequence: i32,
+    next_ordinal: u64,
     failures: u32,
     retry_at: Option<Now>,
     trouble: Option<Arc<str>>,
@@ -224,6 +228,7 @@ impl<C> Partition<C> {
             id: None,
             epoch: 0,
             next_sequence: 0,
+            next_ordinal: 0,
             failures: 0,
             retry_at: None,
             trouble: None,
@@ -390,7 +395,20 @@ impl<C> Partition<C> {
             }
         }
         let waiting = self.queue.iter().position(|batch| batch.correlation.is_none());
-        waiting.map_or(Next::Nothing, Next::Send)
+        match waiting {
+            Some(place) if self.queue[place].stamp.is_some() || self.may_stamp(rules) => {
+                Next::Send(place)
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    /// The node remembers as many batches as may be in flight: so the oldest that may have to be
+    /// sent again must be among the last so many, whether or not those after it are confirmed.
+    fn may_stamp(&self, rules: &Rules) -> bool {
+        let oldest = self.queue.front().filter(|batch| batch.stamp.is_some());
+        let span = oldest.map_or(0, |oldest| self.next_ordinal - oldest.ordinal);
+        span < rules.in_flight_max as u64
     }
 
     /// Takes the batch at `place` for sending.
@@ -402,6 +420,8 @@ impl<C> Partition<C> {
                 let id = self.id.unwrap_or(ProducerId::NONE);
                 let stamp = Stamp { id, epoch: self.epoch, sequence: self.next_sequence };
                 self.next_sequence = sequence_plus(self.next_sequence, batch.records);
+                batch.ordinal = self.next_ordinal;
+                self.next_ordinal += 1;
                 stamp
             }
         };
@@ -688,6 +708,7 @@ impl<C> Partition<C> {
             since: open.since,
             charged: open.charged,
             stamp: None,
+            ordinal: 0,
             built_with: None,
             correlation: None,
             in_doubt: false,
