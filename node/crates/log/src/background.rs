@@ -4,7 +4,7 @@
 //! Preparing and sealing are urgent: while they wait, active files grow. Long work looks at the
 //! urgent tasks between its steps.
 
-use crate::db::{DbError, FileDb, Identity, Row, failed};
+use crate::db::{DbError, Identity, Row};
 use crate::file::{LogFile, file_name};
 use crate::index::encode_runs;
 use crate::rescue::{create_file, finish_file, remove_file};
@@ -270,8 +270,7 @@ fn seal(shard: &Shard, file: &Arc<LogFile>) -> Result<(), DbError> {
     let index: Vec<Row> = held.into_iter().map(|row| (row.0.0, row.2)).collect();
     let sealed = file.try_with(|db| db.seal(&summaries, &index));
     sealed.unwrap_or(Err(DbError::Malformed("the file is not open")))?;
-    // The file has its index now: even if closing fails, all that is lost is a repair.
-    let closed = file.close_sealed();
+    file.close_sealed()?;
     for places in shard.write_index().values_mut() {
         for segment in &mut places.segments {
             if Arc::ptr_eq(&segment.file, file) {
@@ -279,21 +278,8 @@ fn seal(shard: &Shard, file: &Arc<LogFile>) -> Result<(), DbError> {
             }
         }
     }
-    match closed {
-        Ok(()) => shard.note_sealed(file, notes),
-        Err(error) => {
-            tracing::warn!(file = %file.path.display(), %error, "closing a sealed file failed");
-            reopen_and_close(shard, file)?;
-        }
-    }
+    shard.note_sealed(file, notes);
     Ok(())
-}
-
-/// Closes a sealed file whose closing failed, so that it opens for reading.
-fn reopen_and_close(shard: &Shard, file: &LogFile) -> Result<(), DbError> {
-    let open = shard.disk.open(&file.path).map_err(failed)?;
-    let cache = shard.config.sealed_cache_bytes;
-    FileDb::open_writable(open, &shard.counters, cache)?.close()
 }
 
 /// Whether there is space again.

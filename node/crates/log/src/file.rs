@@ -98,14 +98,13 @@ impl LogFile {
     }
 
     /// Closes a file whose index was written: from here on it is read only. Readers wait meanwhile.
+    /// If closing fails the file stays closed and counts as full, but not as sealed.
     pub(crate) fn close_sealed(&self) -> Result<(), DbError> {
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        let closed = match db.take() {
-            Some(open) => open.close(),
-            None => Ok(()),
-        };
+        let open = db.take().ok_or(DbError::Malformed("the file is not open"))?;
+        open.close()?;
         self.sealed.store(true, Ordering::Release);
-        closed
+        Ok(())
     }
 
     /// Takes the open file out. Waits for those that use it.

@@ -161,7 +161,10 @@ impl Recovery<'_> {
         }
         // Not closed cleanly, or not sealed: it will be written.
         let cache = self.config.active_cache_bytes;
-        let db = FileDb::open_writable(open()?, self.counters, cache)?;
+        let file = open()?;
+        // A sync may have failed before the process ended: what the system caches may be a lie.
+        file.drop_cached().map_err(crate::db::failed)?;
+        let db = FileDb::open_writable(file, self.counters, cache)?;
         let Some(identity) = begun_identity(&db)? else {
             return Ok(None);
         };

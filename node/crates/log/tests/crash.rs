@@ -269,7 +269,7 @@ fn failing_writes() {
         let faults = Faults { fail_write, fail_again: at % 3, ..Faults::default() };
         failed += usize::from(fail(at, faults));
     }
-    assert!(failed > 20, "only {failed} failures reached the writer");
+    assert!(failed > 8, "only {failed} failures reached the writer");
 }
 
 /// Goal: a rotten sector in a sealed file harms nobody but that file's offsets: reads give what was
@@ -281,7 +281,9 @@ fn rot_in_a_sealed_file() {
         let disk = SimDisk::new(seed);
         let mut model = Model::new(seed);
         let log = open(&disk).unwrap();
-        assert!(work(&mut model, &log, 30));
+        while log.log.shard_stats()[0].files < 6 {
+            assert!(work(&mut model, &log, 1));
+        }
         log.log.shutdown();
         drop(log);
         let (path, len) = sealed_file(&disk, seed as usize);
@@ -302,7 +304,7 @@ fn sealed_file(disk: &SimDisk, nth: usize) -> (PathBuf, u64) {
     names.sort();
     // The last two are the active file and the one prepared.
     let sealed = names.len() - 2;
-    assert!(sealed >= 3, "{names:?}");
+    assert!(sealed >= 4, "{names:?}");
     let path = dir.join(&names[nth % sealed]);
     let len = disk.file_len(&path).unwrap();
     (path, len)
@@ -374,11 +376,13 @@ fn full_disk() {
 /// Goal: opening after a crash reads about one file, however many there are.
 #[test]
 fn opening_is_bounded() {
-    let read = |bursts: usize| {
+    let read = |files: usize| {
         let disk = SimDisk::new(3);
         let mut model = Model::new(3);
         let log = open(&disk).unwrap();
-        assert!(work(&mut model, &log, bursts));
+        while log.log.shard_stats()[0].files < files {
+            assert!(work(&mut model, &log, 1));
+        }
         disk.cut_power();
         drop(log);
         disk.restore_power();
@@ -387,8 +391,8 @@ fn opening_is_bounded() {
         let read = disk.counts().read_bytes;
         (log.log.shard_stats()[0].files, read)
     };
-    let (few_files, few) = read(10);
-    let (many_files, many) = read(150);
+    let (few_files, few) = read(2);
+    let (many_files, many) = read(20);
     assert!(many_files > 5 * few_files, "{few_files} and {many_files} files");
     assert!(many < 3 * few, "{few} bytes for {few_files} files, {many} for {many_files}");
 }
