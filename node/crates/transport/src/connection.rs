@@ -11,6 +11,7 @@ use crate::close::CloseReason;
 use crate::error::ConnectionLost;
 use crate::identity::Peer;
 use crate::server::ConnectionPermit;
+use crate::settings::subscribe_window;
 use crate::stream::{FrameReader, FrameWriter};
 
 /// A handle to a connection; clones share it.
@@ -97,12 +98,12 @@ impl Connection {
         self.inner.quinn.close_reason().map(Into::into)
     }
 
-    /// Changes what the peer may send unread on all streams together, in bytes.
+    /// Makes room for `streams` subscriptions, each with `stream_window_bytes` unread at most.
     ///
-    /// A client that adds subscriptions to a connection raises this first.
-    pub fn set_receive_window(&self, bytes: usize) {
-        let bytes = VarInt::try_from(bytes as u64).unwrap_or(VarInt::MAX);
-        self.inner.quinn.set_receive_window(bytes);
+    /// For a connection made with [`crate::ClientProfile::Subscribe`], before it gets more
+    /// subscriptions than it was made for. The window of a stream itself stays as it was.
+    pub fn expect_subscriptions(&self, streams: usize, stream_window_bytes: usize) {
+        self.inner.quinn.set_receive_window(subscribe_window(streams, stream_window_bytes));
     }
 
     /// What the path looks like now.

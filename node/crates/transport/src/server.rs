@@ -51,6 +51,9 @@ impl Default for ConnectionLimit {
     }
 }
 
+/// Most attempts that wait for [`ServerEndpoint::accept`]; more are dropped without an answer.
+const WAITING_MAX: usize = 1_024;
+
 /// One connection's share of the limit.
 pub(crate) struct ConnectionPermit(
     #[expect(dead_code, reason = "held, never read")] OwnedSemaphorePermit,
@@ -157,7 +160,7 @@ impl ServerEndpoint {
         let crypto =
             QuicServerConfig::try_from(tls).map_err(|error| BindError::Tls(error.to_string()))?;
         let mut quic = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        quic.max_incoming(config.handshakes.unfinished_max)
+        quic.max_incoming(WAITING_MAX)
             // What a client may send ahead before it was accepted; a hello is far smaller.
             .incoming_buffer_size(64 << 10)
             .incoming_buffer_size_total(4 << 20);

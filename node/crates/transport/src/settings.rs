@@ -35,14 +35,28 @@ const MTU_RETRY: Duration = Duration::from_secs(10);
 pub enum ClientProfile {
     /// Requests and produce streams, which their tasks always read.
     Control,
-    /// Subscriptions.
+    /// Subscriptions. None of them can hold up another, nor a reply, as long as there are no
+    /// more than stated; see [`crate::Connection::expect_subscriptions`] for more of them.
     Subscribe {
-        /// What one stream may hold unread, in bytes; at most `STREAM_WINDOW_BYTES`.
+        /// Most subscriptions at once.
+        streams: usize,
+        /// What each may hold unread, in bytes; at most `STREAM_WINDOW_BYTES`.
         stream_window_bytes: usize,
-        /// What all streams together may hold unread, in bytes: the number of subscriptions
-        /// times the above, plus what heartbeats need.
-        connection_window_bytes: usize,
     },
+}
+
+/// A connection window, in bytes, that `streams` unread streams cannot exhaust.
+///
+/// It holds their windows and one more for everything else. The peer learns of freed room only
+/// once an eighth of the window was freed (quinn), so it may believe the window to be that much
+/// smaller than it is: without the margin, a hundred streams of which each was read a little
+/// stopped for good.
+pub(crate) fn subscribe_window(streams: usize, stream_window_bytes: usize) -> VarInt {
+    let streams = streams as u64;
+    let held = streams.saturating_mul(stream_window_bytes.min(STREAM_WINDOW_BYTES) as u64);
+    let held = held.saturating_add(STREAM_WINDOW_BYTES as u64);
+    let announced = held.saturating_add(held / 7).saturating_add(1);
+    VarInt::try_from(announced).unwrap_or(VarInt::MAX)
 }
 
 /// Parameters of one connection that a node accepts.
@@ -62,17 +76,18 @@ pub(crate) fn client_transport(
     profile: ClientProfile,
 ) -> TransportConfig {
     let (stream_window, connection_window) = match profile {
-        ClientProfile::Control => (STREAM_WINDOW_BYTES, NODE_CONNECTION_WINDOW_BYTES),
-        ClientProfile::Subscribe { stream_window_bytes, connection_window_bytes } => {
-            (stream_window_bytes.min(STREAM_WINDOW_BYTES), connection_window_bytes)
-        }
+        ClientProfile::Control => (STREAM_WINDOW_BYTES, window(NODE_CONNECTION_WINDOW_BYTES)),
+        ClientProfile::Subscribe { streams, stream_window_bytes } => (
+            stream_window_bytes.min(STREAM_WINDOW_BYTES),
+            subscribe_window(streams, stream_window_bytes),
+        ),
     };
     let mut config = common_transport(remote, mtu);
     config
         // A node never opens streams.
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .stream_receive_window(window(stream_window))
-        .receive_window(window(connection_window))
+        .receive_window(connection_window)
         .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL));
     config
 }
@@ -207,4 +222,32 @@ pub(crate) fn warn_about_small_buffers(socket: &UdpSocket, address: SocketAddr) 
 
 fn window(bytes: usize) -> VarInt {
     VarInt::try_from(bytes as u64).unwrap_or(VarInt::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what the peer may know of the window always holds all streams and one more.
+    #[test]
+    fn a_subscribe_window_holds_all_its_streams() {
+        for (streams, each) in [(0, 0), (1, 1), (100, 32 << 10), (16_384, STREAM_WINDOW_BYTES)] {
+            let window = subscribe_window(streams, each).into_inner();
+            let known = window - window / 8;
+            assert!(known >= (streams * each + STREAM_WINDOW_BYTES) as u64, "{streams} {each}");
+        }
+        assert_eq!(subscribe_window(usize::MAX, usize::MAX), VarInt::MAX);
+    }
+
+    #[test]
+    fn sizes_of_datagrams() {
+        let loopback = "127.0.0.1".parse().unwrap();
+        let mapped = "::ffff:127.0.0.1".parse().unwrap();
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        assert_eq!(datagram_sizes(loopback, None), (MTU_LOOPBACK, MTU_LOOPBACK));
+        assert_eq!(datagram_sizes(mapped, None), (MTU_LOOPBACK, MTU_LOOPBACK));
+        assert_eq!(datagram_sizes(elsewhere, None), (MTU_MIN, MTU_ETHERNET));
+        assert_eq!(datagram_sizes(elsewhere, Some(9_000)), (MTU_MAX, MTU_MAX));
+        assert_eq!(datagram_sizes(loopback, Some(1)), (MTU_MIN, MTU_MIN));
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for time to pass: every step waits for the event that it needs.
 
+mod authority;
 mod flow;
 mod handshake;
 mod limits;

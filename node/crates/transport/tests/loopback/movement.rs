@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use weir_transport::{
-    ClientAuth, ClientTls, CloseReason, ConnectError, ConnectionLost, ListenConfig, ServerEndpoint,
+    ClientAuth, ClientTls, CloseReason, ConnectError, ConnectionLost, ServerEndpoint,
 };
 
 use crate::support::{Site, client, connect, echo, pair};
@@ -67,22 +67,12 @@ fn a_node_that_was_killed_and_is_back_says_so() {
     drop((endpoint, connection));
 
     let second = runtime();
-    let endpoint = second.block_on(bind_again(listen));
-    let lost = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| lost.join().unwrap());
-        while !waiting.is_finished() {
-            // Drives the second node until the client has its answer.
-            second.block_on(tokio::time::sleep(std::time::Duration::from_millis(1)));
-        }
-        waiting.join().unwrap()
+    let lost = second.block_on(async move {
+        let _endpoint = ServerEndpoint::bind(listen).unwrap();
+        tokio::task::spawn_blocking(move || lost.join().unwrap()).await.unwrap()
     });
     assert_eq!(lost, ConnectionLost::Reset);
     assert!(lost.retryable());
-    drop(endpoint);
-}
-
-async fn bind_again(listen: ListenConfig) -> ServerEndpoint {
-    ServerEndpoint::bind(listen).unwrap()
 }
 
 /// Connects, says that it did, and keeps sending until the connection is lost.
