@@ -37,7 +37,7 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// Makes lengths and checksums fit a mutated input, so that what lies behind them is reached.
     /// The number is random and chooses what to repair.
-    pub repair: fn(&mut Vec<u8>, u32),
+    pub repair: fn(&mut [u8], u32),
     /// Pieces of text that mean something to the decoder.
     pub words: &'static [&'static str],
     /// Most memory that an input of this many bytes may take at any one time, in bytes.
@@ -45,7 +45,7 @@ pub struct Target {
 }
 
 /// For targets without checksums.
-pub fn no_repair(_input: &mut Vec<u8>, _choice: u32) {}
+pub fn no_repair(_input: &mut [u8], _choice: u32) {}
 
 /// For decoders whose output is of the order of their input. The constant is what serde's
 /// collections reserve at most on the word of a length field (1 MiB each, a few nested).

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_fuzz::driver::{self, Plan};
 use weir_fuzz::{Target, golden, hex, targets};
 
@@ -90,11 +90,13 @@ fn fuzz(options: &Options, chosen: &[Target]) -> Result<()> {
     println!("seed {}", plan.seed);
     let mut failures = 0;
     for target in chosen {
+        let begun = Instant::now();
         match driver::run(target, &plan) {
             Ok(report) => println!(
-                "{:16} {:>10} inputs, {:>3} % accepted, at most {} KiB of memory",
+                "{:16} {:>10} inputs in {:>5.1} s, {:>3} % accepted, at most {} KiB of memory",
                 target.name,
                 report.iterations,
+                begun.elapsed().as_secs_f64(),
                 100 * report.accepted / report.iterations.max(1),
                 report.memory_bytes / 1024,
             ),

@@ -23,6 +23,9 @@ pub fn batch_idempotent() -> Bytes {
     at_place(&batch.expect("records were pushed"))
 }
 
+/// Milliseconds after [`TIME`], key, value, number of headers.
+type Sample<'a> = (i64, Option<&'a [u8]>, Option<&'a [u8]>, usize);
+
 /// Bytes that compress, so that no builder falls back to sending them as they are.
 fn builder(compression: Compression) -> BatchBuilder {
     let mut builder = BatchBuilder::new(compression);
@@ -32,7 +35,7 @@ fn builder(compression: Compression) -> BatchBuilder {
         HeaderView { name: "", value: Some(b"") },
     ];
     let long = "temperature 21.5 ".repeat(40);
-    let records: [(i64, Option<&[u8]>, Option<&[u8]>, usize); 5] = [
+    let records: [Sample<'_>; 5] = [
         (0, Some(b"device-1"), Some(b"{\"lat\":46.5,\"lon\":7.9}"), 3),
         (-5_000, None, Some(long.as_bytes()), 0),
         (60_000, Some(b"device-1"), None, 1),

@@ -134,7 +134,7 @@ fn check_batches(input: &[u8]) -> Verdict {
 }
 
 /// Makes the checksum fit, often the length too, and sometimes the fields that sum up the records.
-fn repair(input: &mut Vec<u8>, choice: u32) {
+fn repair(input: &mut [u8], choice: u32) {
     if input.len() < BATCH_HEADER_BYTES {
         return;
     }

@@ -63,7 +63,7 @@ fn check_entry(input: &[u8]) -> Verdict {
     Verdict::Accepted
 }
 
-fn repair_entry(input: &mut Vec<u8>, _choice: u32) {
+fn repair_entry(input: &mut [u8], _choice: u32) {
     let Ok(header) = EntryHeader::decode_unchecked(input) else { return };
     if let Some(sections) = input.get(ENTRY_HEADER_BYTES..header.batch_at()) {
         let crc = crc32c::crc32c_append(crc32c::crc32c(&input[..44]), sections);
