@@ -88,6 +88,12 @@ pub struct Payload {
     pub hold: Option<Box<dyn Any + Send>>,
 }
 
+impl Payload {
+    fn batch_bytes(&self) -> usize {
+        self.batch.as_ref().map_or(0, |batch| batch.bytes().len())
+    }
+}
+
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload").field("count", &self.count).finish_non_exhaustive()
@@ -184,7 +190,7 @@ impl Partition {
         payload: Payload,
         reply: impl FnOnce(Place) -> Parked,
     ) {
-        let (count, bytes) = (payload.count, payload.batch.as_ref().map_or(0, RecordBatch::len));
+        let (count, bytes) = (payload.count, payload.batch_bytes());
         let mut inner = self.inner();
         let appended = inner.append(self.id, log, now, payload);
         if appended.as_ref().is_ok_and(|place| !place.duplicate) {
@@ -349,7 +355,7 @@ impl Inner {
         if self.deleted {
             return Err(WireError::new(ErrorCode::TopicDeleted, "the topic was deleted"));
         }
-        let bytes = payload.batch.as_ref().map_or(0, RecordBatch::len);
+        let bytes = payload.batch_bytes();
         if bytes > self.settings.batch_bytes_max {
             let most = self.settings.batch_bytes_max;
             let message = format!("a batch of {bytes} bytes; the topic takes at most {most}");

@@ -446,3 +446,22 @@ async fn seek_by_time() {
     assert_eq!(batches.len(), 3);
     node.broker.stop().await;
 }
+
+/// Goal: a topic's batch limit counts bytes, and the status counts records and bytes apart.
+#[tokio::test]
+async fn bytes_are_bytes() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let config = TopicConfig { batch_bytes_max: 1_024, ..TopicConfig::default() };
+    let topic = client.create("small", config).await.id;
+    let mut producer = client.producer().await;
+    let small = batch(&["x".repeat(900).as_str()]);
+    assert!(producer.produce(topic, small.clone()).await.result.is_ok());
+    let large = batch(&["x".repeat(1_100).as_str()]);
+    assert_eq!(code(&producer.produce(topic, large).await), ErrorCode::BatchTooLarge);
+    let Response::Status(status) = client.request(&Request::Status {}).await else { panic!() };
+    let partition = &status.partitions[0];
+    assert_eq!((partition.records_in, partition.bytes_in), (1, small.len() as u64));
+    assert!(partition.bytes > 900, "{partition:?}");
+    node.broker.stop().await;
+}
