@@ -57,11 +57,6 @@ impl Latencies {
         let _ = self.histogram.add(&other.histogram);
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.histogram.reset();
-    }
-
     /// The percentiles, if anything was counted.
     pub fn percentiles(&self) -> Option<Percentiles> {
         if self.histogram.is_empty() {
@@ -89,22 +84,6 @@ pub fn thousands(n: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-/// A size: `999 B`, `1.50 KiB`, `12.3 MiB`. At most 9 characters below 1,000 TiB.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let mut value = n as f64;
-    let mut unit = 0;
-    // 999.5 would be shown as 1000, so it goes to the next unit.
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{} {}", three_digits(value), UNITS[unit])
 }
 
 /// A number per second: `0.50`, `12.3`, `999`, `1.24 k`, `4.10 M`.
@@ -181,10 +160,6 @@ mod tests {
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_653), "1,653");
         assert_eq!(thousands(u64::MAX), "18,446,744,073,709,551,615");
-        assert_eq!(bytes(1_023), "1023 B");
-        assert_eq!(bytes(1_024), "1.00 KiB");
-        assert_eq!(bytes(1_023 * 1_024), "1.00 MiB");
-        assert_eq!(bytes(12 * 1024 * 1024 + 400_000), "12.4 MiB");
         assert_eq!(per_second(f64::NAN), "0");
         assert_eq!(per_second(0.5), "0.50");
         assert_eq!(per_second(999.6), "1.00 k");

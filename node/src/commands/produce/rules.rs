@@ -160,7 +160,9 @@ impl Maker {
         let index_of = |place: &Option<Place>| match place {
             Some(Place::Column(name)) => match names.iter().position(|known| known == name) {
                 Some(at) => Ok(Some(at)),
-                None => Err(format!("there is no column {name:?}; there are: {}", names.join(", "))),
+                None => {
+                    Err(format!("there is no column {name:?}; there are: {}", names.join(", ")))
+                }
             },
             _ => Ok(None),
         };
@@ -234,10 +236,15 @@ mod tests {
             ..rules(InputFormat::Json)
         });
         let text = "{\"a\":[{\"id\":7}],\"t\":1700000000000}\r";
-        assert_eq!(make(&mut maker, text), (Some("7".into()), text.into(), Some(1_700_000_000_000)));
+        assert_eq!(
+            make(&mut maker, text),
+            (Some("7".into()), text.into(), Some(1_700_000_000_000))
+        );
         let text = "{\"a\":[{\"id\":\"x\"}],\"t\":\"2024-02-29T00:00:00Z\"}";
         assert_eq!(make(&mut maker, text).2, Some(1_709_164_800_000));
-        for bad in ["{}", "{", "", "{\"a\":[{\"id\":null}],\"t\":1}", "{\"a\":[{\"id\":1}],\"t\":\"x\"}"] {
+        for bad in
+            ["{}", "{", "", "{\"a\":[{\"id\":null}],\"t\":1}", "{\"a\":[{\"id\":1}],\"t\":\"x\"}"]
+        {
             assert!(maker.make(&line(bad)).is_err(), "{bad}");
         }
         let mut plain = Maker::new(rules(InputFormat::Json));
@@ -256,7 +263,10 @@ mod tests {
         });
         assert_eq!(maker.make(&line("\u{feff}at,id,v\r")), Ok(None));
         let row = "2017-03-21T00:00:02-05:00,\"a,b\",3\r";
-        assert_eq!(make(&mut maker, row), (Some("a,b".into()), row.into(), Some(1_490_072_402_000)));
+        assert_eq!(
+            make(&mut maker, row),
+            (Some("a,b".into()), row.into(), Some(1_490_072_402_000))
+        );
         assert!(maker.make(&line("1,2")).is_err());
         maker.begin_file();
         assert_eq!(maker.make(&line("id,at")), Ok(None));

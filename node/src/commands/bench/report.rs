@@ -1,0 +1,202 @@
+//! What a bench found: one JSON object, or lines for people.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::commands::figures::{self, Percentiles};
+use crate::exit::CommandResult;
+use crate::output;
+
+/// What one bench found. What does not apply is left out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Which one.
+    pub bench: &'static str,
+    /// What was asked for.
+    pub settings: Map<String, Value>,
+    /// Records produced or consumed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Records per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records_per_s: Option<f64>,
+    /// 10⁶ bytes of values per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mb_per_s: Option<f64>,
+    /// From handing a batch (or record) over to its acknowledgement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_ms: Option<Percentiles>,
+    /// From handing a record over to its arrival at a consumer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<Percentiles>,
+    /// Append + fdatasync of the same run, 10⁶ bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_mb_per_s: Option<f64>,
+    /// A bare QUIC stream of the same run, 10⁶ bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quinn_mb_per_s: Option<f64>,
+    /// Measured by `raw_mb_per_s`; the median of the rounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_raw: Option<f64>,
+    /// Measured by what the disk and the network allow one after the other; the median of the
+    /// rounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio_to_limit: Option<f64>,
+    /// Bytes that the node wrote to its disk, by bytes of values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_written_per_payload_byte: Option<f64>,
+    /// Memory of the node at the end, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_rss_mib: Option<f64>,
+    /// CPU time of the node, in percent of one core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_cpu_percent: Option<f64>,
+    /// Further figures.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub more: Map<String, Value>,
+    /// One object a case or round.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Map<String, Value>>,
+}
+
+/// Names and values, for settings and rows.
+pub fn map<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A figure with as many digits as mean something.
+pub fn round(value: f64) -> Value {
+    if !value.is_finite() {
+        return Value::Null;
+    }
+    let digits = if value.abs() >= 1_000.0 { 0 } else { 3 };
+    let scale = 10f64.powi(digits);
+    let rounded = (value * scale).round() / scale;
+    if digits == 0 { Value::from(rounded as i64) } else { Value::from(rounded) }
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(bench: &'static str, settings: Map<String, Value>) -> Report {
+        Report { bench, settings, ..Report::default() }
+    }
+
+    /// Prints it.
+    pub fn print(&self, json: bool) -> CommandResult {
+        if json { output::print_json(self) } else { output::print(&self.text()) }
+    }
+
+    fn text(&self) -> String {
+        let settings: Vec<String> =
+            self.settings.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
+        let mut text = format!("{}: {}\n", self.bench, settings.join(", "));
+        text.push_str(&self.rows_text());
+        let mut line = |name: &str, value: String| {
+            text.push_str(&format!("  {name:<32} {value}\n"));
+        };
+        if let Some(rate) = self.records_per_s {
+            line("records per second", figures::per_second(rate));
+        }
+        let megabytes = |value: f64| format!("{value:.1} MB/s");
+        let rates = [
+            ("throughput", self.mb_per_s),
+            ("raw append + fdatasync", self.raw_mb_per_s),
+            ("bare QUIC stream", self.quinn_mb_per_s),
+        ];
+        for (name, rate) in rates.into_iter().filter_map(|(n, v)| Some((n, v?))) {
+            line(name, megabytes(rate));
+        }
+        let latencies = [("acknowledged after", self.ack_ms), ("arrived after", self.latency_ms)];
+        for (name, latency) in latencies.into_iter().filter_map(|(n, v)| Some((n, v?))) {
+            line(name, latency_text(&latency));
+        }
+        let others = [
+            ("ratio to raw", self.ratio_to_raw),
+            ("ratio to limit", self.ratio_to_limit),
+            ("bytes written per byte", self.bytes_written_per_payload_byte),
+            ("memory of the node, MiB", self.node_rss_mib),
+            ("CPU of the node, % of a core", self.node_cpu_percent),
+        ];
+        for (name, value) in others.into_iter().filter_map(|(n, v)| Some((n, v?))) {
+            line(name, format!("{value:.2}"));
+        }
+        for (name, value) in &self.more {
+            line(&name.replace('_', " "), plain(value));
+        }
+        text
+    }
+
+    fn rows_text(&self) -> String {
+        let Some(first) = self.rows.first() else { return String::new() };
+        let names: Vec<&String> = first.keys().collect();
+        let cell =
+            |row: &Map<String, Value>, name: &String| row.get(name).map_or(String::new(), plain);
+        let widths: Vec<usize> = names
+            .iter()
+            .map(|name| {
+                let cells = self.rows.iter().map(|row| cell(row, name).chars().count());
+                cells.max().unwrap_or(0).max(name.chars().count())
+            })
+            .collect();
+        let line = |cells: Vec<String>| {
+            let padded: Vec<String> =
+                cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+            format!("  {}\n", padded.join("  "))
+        };
+        let mut text = line(names.iter().map(|name| (*name).clone()).collect());
+        for row in &self.rows {
+            text.push_str(&line(names.iter().map(|name| cell(row, name)).collect()));
+        }
+        text
+    }
+}
+
+/// Without quotes around texts, and with thousands apart.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        Value::Number(number) => number.as_u64().map_or(number.to_string(), figures::thousands),
+        other => other.to_string(),
+    }
+}
+
+fn latency_text(latency: &Percentiles) -> String {
+    let [p50, p99, p999, max] =
+        [latency.p50, latency.p99, latency.p999, latency.max].map(figures::milliseconds);
+    format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_does_not_apply_is_left_out() {
+        let report = Report {
+            records_per_s: Some(1_200_000.0),
+            ack_ms: Some(Percentiles { p50: 1.0, p99: 2.0, p999: 3.0, max: 4.0, count: 9 }),
+            ..Report::new("produce", map([("record_bytes", json!(1024))]))
+        };
+        let value = serde_json::to_value(&report).unwrap();
+        assert_eq!(value["ack_ms"]["p999"], 3.0);
+        assert!(value.get("ratio_to_raw").is_none() && value.get("rows").is_none());
+        let text = report.text();
+        assert!(text.starts_with("produce: record_bytes 1,024\n"), "{text}");
+        assert!(text.contains("records per second               1.20 M\n"), "{text}");
+        assert!(!text.contains("ratio"), "{text}");
+    }
+
+    #[test]
+    fn rows_make_a_table() {
+        let rows = vec![
+            map([("batch", json!(1)), ("mb_per_s", round(1.23456))]),
+            map([("batch", json!(10_000)), ("mb_per_s", round(1234.5))]),
+        ];
+        let report = Report { rows, ..Report::new("sweep", Map::new()) };
+        let want = "   batch  mb_per_s\n       1     1.235\n  10,000     1,235\n";
+        assert!(report.text().ends_with(want), "{}", report.text());
+        assert_eq!(round(f64::NAN), Value::Null);
+    }
+}
