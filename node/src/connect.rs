@@ -1,7 +1,7 @@
 //! From the global options to a connection with a node.
 //!
 //! Without `--server` the node of this machine is found through its data folder: `run/node.json`
-//! says where it listens, `tls/ca.pem` whom to trust, and where clients need certificates,
+//! says where it listens, `run/ca.pem` whom to trust, and where clients need certificates,
 //! `run/client.pem` and `run/client.key` (readable by the node's own user) are one.
 
 use crate::cli::Globals;
@@ -54,7 +54,7 @@ impl Target {
         // A node of this machine may be named by its address; then its own folder has the rest.
         let local_ca = || {
             let dirs = data_dirs(globals).ok()?;
-            dirs.iter().map(|dir| paths::tls_dir(dir).join("ca.pem")).find(|path| path.is_file())
+            dirs.iter().map(|dir| paths::run_dir(dir).join("ca.pem")).find(|path| path.is_file())
         };
         let Some(ca) = globals.ca.clone().or_else(local_ca) else {
             return Err(Failure::usage(format!("there is nothing to verify {server} with")).next(
@@ -64,10 +64,7 @@ impl Target {
         Ok(Target { server: server.to_owned(), ca, identity, run: None })
     }
 
-    fn local(
-        globals: &Globals,
-        identity: Option<(PathBuf, PathBuf)>,
-    ) -> Result<Target, Failure> {
+    fn local(globals: &Globals, identity: Option<(PathBuf, PathBuf)>) -> Result<Target, Failure> {
         let dirs = data_dirs(globals)?;
         let mut denied = None;
         for dir in &dirs {
@@ -76,7 +73,7 @@ impl Target {
                     let own = || own_identity(dir);
                     return Ok(Target {
                         server: run.local_address().to_string(),
-                        ca: globals.ca.clone().unwrap_or(paths::tls_dir(dir).join("ca.pem")),
+                        ca: globals.ca.clone().unwrap_or(paths::run_dir(dir).join("ca.pem")),
                         identity: identity.or_else(own),
                         run: Some((dir.clone(), run)),
                     });
@@ -90,7 +87,9 @@ impl Target {
         let looked: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
         let what = match denied {
             Some(denied) => format!("cannot look for a node of this machine: {denied}"),
-            None => format!("no node runs on this machine with the data folder {}", looked.join(" or ")),
+            None => {
+                format!("no node runs on this machine with the data folder {}", looked.join(" or "))
+            }
         };
         Err(Failure::new(Exit::Unreachable, what).next(
             "start one with `weir node`, or name one: --data-dir DIR for its folder on this \
@@ -118,9 +117,10 @@ impl Target {
                 Failure::wire(&format!("connecting to {}", self.server), error)
             }
             ConnectError::Config(_) => Failure::usage(what),
-            ConnectError::Identity(_) => Failure::usage(what)
-                .next("check the files given with --ca, --cert and --key; `weir cert show FILE` \
-                       says what is in one"),
+            ConnectError::Identity(_) => Failure::usage(what).next(
+                "check the files given with --ca, --cert and --key; `weir cert show FILE` \
+                       says what is in one",
+            ),
             ConnectError::Transport(error) => match error.as_ref() {
                 TransportError::NodeCertificate { .. } => Failure::new(Exit::Refused, what)
                     .next(format!("{} must be tls/ca.pem of this node's site", self.ca.display())),

@@ -182,16 +182,24 @@ fn advice(code: ErrorCode) -> Option<&'static str> {
             "use a certificate that has the right (--cert, --key), or add an [[access.rule]] to \
              the node's configuration and restart it"
         }
-        ErrorCode::UnknownTopic => "`weir topic list` shows the topics; `weir topic create` makes \
-             one",
+        ErrorCode::UnknownTopic => {
+            "`weir topic list` shows the topics; `weir topic create` makes \
+             one"
+        }
         ErrorCode::UnknownPartition => "`weir topic describe TOPIC` shows the partitions",
-        ErrorCode::TopicExists => "`weir topic alter` changes its settings; `--if-not-exists` \
-             accepts it as it is",
-        ErrorCode::Unsupported => "the node and this program are of different versions; use the \
-             `weir` binary of the node",
+        ErrorCode::TopicExists => {
+            "`weir topic alter` changes its settings; `--if-not-exists` \
+             accepts it as it is"
+        }
+        ErrorCode::Unsupported => {
+            "the node and this program are of different versions; use the \
+             `weir` binary of the node"
+        }
         ErrorCode::Offline => "see `weir status`; the node tries to recover by itself",
-        ErrorCode::DiskFull => "free space on the node's disk, or shorten retention with `weir \
-             topic alter`; the node goes on by itself",
+        ErrorCode::DiskFull => {
+            "free space on the node's disk, or shorten retention with `weir \
+             topic alter`; the node goes on by itself"
+        }
         ErrorCode::Busy | ErrorCode::ShuttingDown | ErrorCode::Timeout => "try again",
         ErrorCode::UnknownGroup => "`weir group list` shows the groups",
         ErrorCode::Corrupt => "see `weir status` and the node's log",

@@ -69,7 +69,8 @@ pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) {
             Ok((stream, _)) => {
                 let source = source.clone();
                 tokio::spawn(async move {
-                    let served = tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, source));
+                    let served =
+                        tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, source));
                     if served.await.is_err() {
                         tracing::debug!("an HTTP connection took too long and was dropped");
                     }

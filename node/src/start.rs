@@ -152,9 +152,9 @@ fn start_failure(data_dir: &Path, error: &StartError) -> Failure {
         StartError::Listen(_) => failure.next(
             "give another --listen ADDR, or port 0 for any free one; another node may have it",
         ),
-        StartError::Folder { .. } => failure.next(
-            "give --data-dir DIR for a folder that this user may write",
-        ),
+        StartError::Folder { .. } => {
+            failure.next("give --data-dir DIR for a folder that this user may write")
+        }
         _ => failure,
     }
 }
@@ -179,8 +179,13 @@ fn announce(
             "clients without a certificate are served on an address that is not loopback"
         );
     }
-    run.write(data_dir).map_err(at_run)?;
     let ca = paths::tls_dir(data_dir).join("ca.pem");
+    let ca_copy = paths::run_dir(data_dir).join("ca.pem");
+    // The folder of the keys is the node's own; the authority's certificate is for everybody.
+    std::fs::create_dir_all(paths::run_dir(data_dir)).map_err(at_run)?;
+    std::fs::copy(&ca, &ca_copy).map_err(at_run)?;
+    // Last: who finds this file finds everything.
+    run.write(data_dir).map_err(at_run)?;
     if ca_created {
         tracing::info!(
             ca = %ca.display(),
@@ -226,8 +231,7 @@ fn make_local_certificate(data_dir: &Path) -> std::io::Result<()> {
         tracing::info!("the authority's key is not here, so local commands need --cert and --key");
         return Ok(());
     }
-    let issued =
-        authority.issue_client(LOCAL_PRINCIPAL, LOCAL_CERTIFICATE_VALID).map_err(other)?;
+    let issued = authority.issue_client(LOCAL_PRINCIPAL, LOCAL_CERTIFICATE_VALID).map_err(other)?;
     let dir = paths::run_dir(data_dir);
     std::fs::create_dir_all(&dir)?;
     paths::write_private(&dir.join("client.key"), &issued.key)?;

@@ -89,7 +89,8 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Span, String> {
-        let wrong = || format!("`{text}` is not a duration: write 500ms, 30s, 1h30m, 7d or the like");
+        let wrong =
+            || format!("`{text}` is not a duration: write 500ms, 30s, 1h30m, 7d or the like");
         let mut rest = text.trim();
         if rest == "0" {
             return Ok(Span::default());
@@ -105,7 +106,11 @@ impl FromStr for Span {
             total_us = total_us.checked_add(part).ok_or_else(wrong)?;
             rest = next.trim_start();
         }
-        if text.trim().is_empty() { Err(wrong()) } else { Ok(Span(Duration::from_micros(total_us))) }
+        if text.trim().is_empty() {
+            Err(wrong())
+        } else {
+            Ok(Span(Duration::from_micros(total_us)))
+        }
     }
 }
 
@@ -128,7 +133,8 @@ impl fmt::Display for Span {
 
 /// Splits `1.5MiB` into `1.5` and `MiB`, with blanks between them allowed.
 fn split_number(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_').unwrap_or(text.len());
+    let end =
+        text.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (number, unit.trim_start())
 }
@@ -154,21 +160,11 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
 
 /// A number of bytes for people to read: three digits and a unit.
 pub fn human_bytes(bytes: u64) -> String {
-    human(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
-}
-
-/// A count for people to read: `1234`, `12.3k`, `4.56M`.
-pub fn human_count(count: u64) -> String {
-    if count < 10_000 {
-        return count.to_string();
-    }
-    human(count as f64, 1000.0, &["", "k", "M", "G", "T", "P"]).replace(' ', "")
-}
-
-fn human(mut value: f64, step: f64, units: &[&str]) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
     let mut unit = 0;
-    while value >= step && unit + 1 < units.len() {
-        value /= step;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
         unit += 1;
     }
     let decimals = match value {
@@ -177,7 +173,7 @@ fn human(mut value: f64, step: f64, units: &[&str]) -> String {
         v if v < 100.0 => 1,
         _ => 0,
     };
-    format!("{value:.decimals$} {}", units[unit]).trim_end().to_owned()
+    format!("{value:.decimals$} {}", UNITS[unit])
 }
 
 #[cfg(test)]
@@ -232,7 +228,5 @@ mod tests {
         assert_eq!(human_bytes(999), "999 B");
         assert_eq!(human_bytes(1536), "1.50 KiB");
         assert_eq!(human_bytes(300 << 20), "300 MiB");
-        assert_eq!(human_count(9_999), "9999");
-        assert_eq!(human_count(4_560_000), "4.56M");
     }
 }

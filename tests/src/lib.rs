@@ -1,1 +1,3 @@
-//! weir-tests
+//! What the end-to-end tests share.
+
+pub mod node_process;

@@ -121,7 +121,8 @@ fn authority(globals: &Globals) -> Result<(Authority, PathBuf), Failure> {
     };
     let mut dir = paths::tls_dir(&data_dir);
     let system = paths::tls_dir(Path::new(paths::SYSTEM_DATA_DIR));
-    if globals.data_dir.is_none() && !dir.join("ca.pem").exists() && system.join("ca.pem").exists() {
+    if globals.data_dir.is_none() && !dir.join("ca.pem").exists() && system.join("ca.pem").exists()
+    {
         dir = system;
     }
     match Authority::load(&dir, &Clock::system()) {
@@ -139,8 +140,9 @@ fn authority(globals: &Globals) -> Result<(Authority, PathBuf), Failure> {
 fn failure(error: &AuthorityError) -> Failure {
     match error {
         AuthorityError::InvalidName { .. } => Failure::usage(error.to_string()),
-        AuthorityError::NoKey => Failure::new(Exit::Error, error.to_string())
-            .next("run it where tls/ca.key is kept"),
+        AuthorityError::NoKey => {
+            Failure::new(Exit::Error, error.to_string()).next("run it where tls/ca.key is kept")
+        }
         error => Failure::new(Exit::Error, error.to_string()),
     }
 }
@@ -169,11 +171,7 @@ fn write(
     if globals.json {
         return output::print_json(&json!({ "certificate": certificate, "key": key }));
     }
-    output::print_line(&format!(
-        "{}\n{} (keep it secret)",
-        certificate.display(),
-        key.display()
-    ))
+    output::print_line(&format!("{}\n{} (keep it secret)", certificate.display(), key.display()))
 }
 
 fn show(globals: &Globals, file: &Path) -> CommandResult {
@@ -183,7 +181,7 @@ fn show(globals: &Globals, file: &Path) -> CommandResult {
         .map_err(|error| Failure::new(Exit::Error, format!("{}: {error}", file.display())))?;
     let kind = match facts.kind {
         PeerKind::Node => "node",
-        PeerKind::Client | PeerKind::Anonymous => "client or authority",
+        PeerKind::Client | PeerKind::Anonymous => "client",
     };
     let now = time::OffsetDateTime::from(Clock::system().now());
     let expired = facts.not_after.as_date_time() < now;

@@ -159,9 +159,8 @@ async fn describe(client: &Client, globals: &Globals, group: &str) -> CommandRes
     if globals.json {
         return output::print_json(&positions);
     }
-    let mut table = Table::new(&[
-        "TOPIC", ">PARTITION", ">POSITION", ">LOG START", ">END", ">LAG", "STORED",
-    ]);
+    let mut table =
+        Table::new(&["TOPIC", ">PARTITION", ">POSITION", ">LOG START", ">END", ">LAG", "STORED"]);
     for p in &positions {
         table.row([
             p.topic.clone(),
@@ -246,7 +245,11 @@ fn show_moves(globals: &Globals, moves: &[Move], dry_run: bool) -> CommandResult
     for m in moves {
         let from = m.from.map_or("-".to_owned(), |from| from.to_string());
         table.row([
-            m.topic.clone(), m.partition.to_string(), from, m.to.to_string(), thousands(m.lag),
+            m.topic.clone(),
+            m.partition.to_string(),
+            from,
+            m.to.to_string(),
+            thousands(m.lag),
         ]);
     }
     output::print(&table.render())?;

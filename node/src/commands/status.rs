@@ -3,10 +3,10 @@
 use super::figures::{per_second, thousands};
 use super::sdk;
 use crate::cli::Globals;
+use crate::connect;
 use crate::exit::{CommandResult, Failure};
 use crate::output::{self, Table};
 use crate::units::{Span, human_bytes};
-use crate::connect;
 use std::io::IsTerminal;
 use std::time::Duration;
 use weir_client::Client;
@@ -77,8 +77,8 @@ async fn watch(client: &Client, globals: &Globals, args: &Args, every: Duration)
 
 async fn show(client: &Client, globals: &Globals, args: &Args, clear: bool) -> CommandResult {
     let status = client.admin().status().await;
-    let mut status: NodeStatus =
-        status.map_err(|error| -> Failure { sdk::request_failure("reading the status", &error) })?;
+    let mut status: NodeStatus = status
+        .map_err(|error| -> Failure { sdk::request_failure("reading the status", &error) })?;
     if let Some(prefix) = &args.topic {
         status.partitions.retain(|partition| partition.topic.starts_with(prefix));
     }
@@ -119,8 +119,17 @@ fn render(status: &NodeStatus) -> String {
 
 fn shards(status: &NodeStatus) -> Table {
     let mut table = Table::new(&[
-        ">SHARD", "STATE", ">FILES", ">ON DISK", ">APPENDED", ">WRITTEN", ">PER BYTE",
-        ">WRITTEN/DAY", ">COMMITS", ">P50", ">P99",
+        ">SHARD",
+        "STATE",
+        ">FILES",
+        ">ON DISK",
+        ">APPENDED",
+        ">WRITTEN",
+        ">PER BYTE",
+        ">WRITTEN/DAY",
+        ">COMMITS",
+        ">P50",
+        ">P99",
     ]);
     for shard in &status.shards {
         let ratio = shard.written_bytes as f64 / shard.appended_bytes.max(1) as f64;
@@ -149,8 +158,17 @@ fn milliseconds(us: u64) -> String {
 
 fn partitions(status: &NodeStatus) -> Table {
     let mut table = Table::new(&[
-        "TOPIC", ">PARTITION", ">LOG START", ">HIGH WATERMARK", ">END", ">BYTES", ">RECORDS/S",
-        ">IN/S", ">OUT/S", ">READERS", "STATE",
+        "TOPIC",
+        ">PARTITION",
+        ">LOG START",
+        ">HIGH WATERMARK",
+        ">END",
+        ">BYTES",
+        ">RECORDS/S",
+        ">IN/S",
+        ">OUT/S",
+        ">READERS",
+        "STATE",
     ]);
     for p in &status.partitions {
         table.row([
@@ -214,7 +232,8 @@ mod tests {
         assert!(text.contains("\n! the clock is behind\n"), "{text}");
         assert!(text.contains("1.50"), "written per byte\n{text}");
         let line = text.lines().find(|line| line.starts_with("gps")).unwrap();
-        for figure in [" 10 ", " 110 ", " 111 ", "5.00 MiB", "1.50 k", "2.00 KiB", " 4 ", "online"] {
+        for figure in [" 10 ", " 110 ", " 111 ", "5.00 MiB", "1.50 k", "2.00 KiB", " 4 ", "online"]
+        {
             assert!(line.contains(figure), "{figure}: {line}");
         }
     }

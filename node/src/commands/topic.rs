@@ -68,7 +68,9 @@ before.")]
         settings: TopicSettings,
     },
     /// Delete topics with all their records, for good
-    #[command(after_help = "Examples:\n  weir topic delete readings\n  weir topic delete a b --yes")]
+    #[command(
+        after_help = "Examples:\n  weir topic delete readings\n  weir topic delete a b --yes"
+    )]
     Delete {
         /// Which ones
         #[arg(required = true, value_name = "TOPIC")]
@@ -238,7 +240,13 @@ async fn list(globals: &Globals) -> CommandResult {
         return Ok(());
     }
     let mut table = Table::new(&[
-        "TOPIC", ">PARTITIONS", ">RETENTION", ">BYTES MAX", "COMPRESSION", "DURABILITY", "CREATED",
+        "TOPIC",
+        ">PARTITIONS",
+        ">RETENTION",
+        ">BYTES MAX",
+        "COMPRESSION",
+        "DURABILITY",
+        "CREATED",
     ]);
     for TopicInfo { name, config, created_at, .. } in &topics {
         table.row([
@@ -305,7 +313,13 @@ fn description(Described { topic, partitions }: &Described) -> String {
         text += &format!("  {name:<20} {value}\n");
     }
     let mut table = Table::new(&[
-        ">PARTITION", ">LOG START", ">HIGH WATERMARK", ">END", ">RECORDS", ">BYTES", "STATE",
+        ">PARTITION",
+        ">LOG START",
+        ">HIGH WATERMARK",
+        ">END",
+        ">RECORDS",
+        ">BYTES",
+        "STATE",
     ]);
     for p in partitions {
         table.row([
@@ -485,9 +499,14 @@ mod tests {
     fn settings_of_a_new_topic() {
         assert_eq!(config(&[]).unwrap(), TopicConfig::default());
         let all = config(&[
-            "--partitions=4", "--retention=forever", "--retention-bytes=2GiB",
-            "--retention-min-bytes=1MiB", "--compression=zstd", "--durability=relaxed",
-            "--commit-linger=50ms", "--batch-bytes-max=1MiB",
+            "--partitions=4",
+            "--retention=forever",
+            "--retention-bytes=2GiB",
+            "--retention-min-bytes=1MiB",
+            "--compression=zstd",
+            "--durability=relaxed",
+            "--commit-linger=50ms",
+            "--batch-bytes-max=1MiB",
         ]);
         assert_eq!(
             all.unwrap(),
@@ -506,9 +525,14 @@ mod tests {
 
     #[test]
     fn settings_out_of_bounds_are_a_usage_error() {
-        for wrong in ["--partitions=0", "--partitions=1025", "--commit-linger=11s",
-            "--batch-bytes-max=5MiB", "--batch-bytes-max=5GiB", "--commit-linger=9999999d"]
-        {
+        for wrong in [
+            "--partitions=0",
+            "--partitions=1025",
+            "--commit-linger=11s",
+            "--batch-bytes-max=5MiB",
+            "--batch-bytes-max=5GiB",
+            "--commit-linger=9999999d",
+        ] {
             assert_eq!(config(&[wrong]).unwrap_err().exit, Exit::Usage, "{wrong}");
         }
         let failure = config(&["--partitions=0"]).unwrap_err();

@@ -122,19 +122,18 @@ impl File<'_> {
 }
 
 fn nearest_section(name: &str) -> Option<String> {
-    let sections = ENTRIES.iter().map(|entry| entry.parts().0).filter(|section| !section.is_empty());
+    let sections =
+        ENTRIES.iter().map(|entry| entry.parts().0).filter(|section| !section.is_empty());
     nearest(name, sections).map(Into::into)
 }
 
 fn raw(value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::String(text) => Raw::Text(text.to_string()),
-        DeValue::Integer(digits) => {
-            match i64::from_str_radix(digits.as_str(), digits.radix()) {
-                Ok(number) => Raw::Integer(number),
-                Err(_) => Raw::Other("a number of this size"),
-            }
-        }
+        DeValue::Integer(digits) => match i64::from_str_radix(digits.as_str(), digits.radix()) {
+            Ok(number) => Raw::Integer(number),
+            Err(_) => Raw::Other("a number of this size"),
+        },
         DeValue::Array(items) => Raw::List(items.iter().map(|i| raw(i.get_ref())).collect()),
         DeValue::Float(_) => Raw::Other("a fraction"),
         DeValue::Boolean(_) => Raw::Other("true or false"),

@@ -48,7 +48,11 @@ pub fn load(sources: &Sources) -> Result<(Settings, Vec<String>), ConfigError> {
     for (key, flag, value) in &sources.flags {
         let place = flag.clone();
         let Some(entry) = entry(key) else {
-            return Err(ConfigError::Unknown { place, key: key.clone(), nearest: nearest_key(key) });
+            return Err(ConfigError::Unknown {
+                place,
+                key: key.clone(),
+                nearest: nearest_key(key),
+            });
         };
         (entry.set)(&mut settings, &Raw::Text(value.clone()))
             .map_err(|reason| ConfigError::Value { place, key: key.clone(), reason })?;

@@ -235,18 +235,36 @@ impl Settings {
         let batch = limits::BATCH_BYTES_MAX as u64;
         let span_s = |span: Span| span.0.as_secs();
         let checks = [
-            (self.mtu.0.is_none_or(|mtu| (1_200..=limits::MTU_MAX).contains(&mtu)), "mtu must be auto or 1200 to 6500"),
-            (self.shards.0.is_none_or(|n| (1..=64).contains(&n)), "storage.shards must be auto or 1 to 64"),
-            ((16 * mib..=4_096 * mib).contains(&self.file_size.0), "storage.file_size must be 16MiB to 4GiB"),
-            ((1..=99).contains(&self.clean_below_percent), "storage.clean_below_percent must be 1 to 99"),
+            (
+                self.mtu.0.is_none_or(|mtu| (1_200..=limits::MTU_MAX).contains(&mtu)),
+                "mtu must be auto or 1200 to 6500",
+            ),
+            (
+                self.shards.0.is_none_or(|n| (1..=64).contains(&n)),
+                "storage.shards must be auto or 1 to 64",
+            ),
+            (
+                (16 * mib..=4_096 * mib).contains(&self.file_size.0),
+                "storage.file_size must be 16MiB to 4GiB",
+            ),
+            (
+                (1..=99).contains(&self.clean_below_percent),
+                "storage.clean_below_percent must be 1 to 99",
+            ),
             (self.sealed_files_open >= 1, "storage.sealed_files_open must be at least 1"),
             (self.connections >= 1, "limits.connections must be at least 1"),
             (self.subscriptions >= 1, "limits.subscriptions must be at least 1"),
             (self.active_cache.0 >= mib, "storage.active_cache must be at least 1MiB"),
             (self.sealed_cache.0 >= 64 << 10, "storage.sealed_cache must be at least 64KiB"),
-            (span_s(self.retention_interval) >= 1, "storage.retention_interval must be at least 1s"),
+            (
+                span_s(self.retention_interval) >= 1,
+                "storage.retention_interval must be at least 1s",
+            ),
             (span_s(self.scrub_period) >= 60, "storage.scrub_period must be at least 1m"),
-            (self.produce_budget.0 >= batch, "memory.produce_budget must be at least 4MiB, one batch"),
+            (
+                self.produce_budget.0 >= batch,
+                "memory.produce_budget must be at least 4MiB, one batch",
+            ),
             (self.fetch_budget.0 >= batch, "memory.fetch_budget must be at least 4MiB, one batch"),
         ];
         if let Some((_, reason)) = checks.into_iter().find(|(good, _)| !good) {

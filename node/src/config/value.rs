@@ -119,9 +119,9 @@ impl Value for SocketAddr {
 impl Value for Size {
     fn parse(raw: &Raw) -> Result<Self, String> {
         match raw {
-            Raw::Integer(bytes) => u64::try_from(*bytes)
-                .map(Size)
-                .map_err(|_| expected("a size such as 32MiB", raw)),
+            Raw::Integer(bytes) => {
+                u64::try_from(*bytes).map(Size).map_err(|_| expected("a size such as 32MiB", raw))
+            }
             raw => from_text(raw, "a size such as 32MiB"),
         }
     }
