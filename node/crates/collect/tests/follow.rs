@@ -256,7 +256,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(64)
+    })]
 
     /// Whatever is written, rotated, polled and restarted in whatever order: every line once, in
     /// order. A restart resumes behind the last whole line, as a collector would.
@@ -283,7 +286,8 @@ proptest! {
                 Step::Write(count) => for _ in 0..count {
                     append(&path, if part { "-rest\n" } else { "line" });
                     if !part { append(&path, &format!("{next}\n")); }
-                    written.push(if part { format!("part{next}-rest") } else { format!("line{next}") });
+                    let (prefix, rest) = if part { ("part", "-rest") } else { ("line", "") };
+                    written.push(format!("{prefix}{next}{rest}"));
                     part = false;
                     next += 1;
                 },

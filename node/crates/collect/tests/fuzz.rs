@@ -35,7 +35,10 @@ fn mutate(bytes: &mut Vec<u8>, kind: u8, at: usize, byte: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(512)
+    })]
 
     #[test]
     fn arbitrary_bytes(bytes in vec(any::<u8>(), 0..512)) {

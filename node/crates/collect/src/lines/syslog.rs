@@ -303,7 +303,12 @@ mod tests {
                  [exampleSDID@32473 iut=\"3\" eventID=\"1\\]0\"][examplePriority@32473] An event",
                 "2003-10-12",
             ),
-            r#"{"time":"2003-10-11T22:14:15.003Z","host":"mymachine.example.com","program":"evntslog","facility":20,"severity":5,"message_id":"ID47","structured_data":"[exampleSDID@32473 iut=\"3\" eventID=\"1\\]0\"][examplePriority@32473]","message":"An event"}"#
+            concat!(
+                r#"{"time":"2003-10-11T22:14:15.003Z","host":"mymachine.example.com","#,
+                r#""program":"evntslog","facility":20,"severity":5,"message_id":"ID47","#,
+                r#""structured_data":"[exampleSDID@32473 iut=\"3\" eventID=\"1\\]0\"]"#,
+                r#"[examplePriority@32473]","message":"An event"}"#,
+            )
         );
         assert_eq!(
             json("<34>1 - - - - - -", "2003-10-12"),
@@ -311,7 +316,10 @@ mod tests {
         );
         assert_eq!(
             json("Jul  7 08:06:15 combo sshd(pam_unix)[30631]: check: x ", "2005-08-01"),
-            r#"{"time":"2005-07-07T08:06:15.000Z","host":"combo","program":"sshd(pam_unix)","pid":"30631","message":"check: x "}"#
+            concat!(
+                r#"{"time":"2005-07-07T08:06:15.000Z","host":"combo","#,
+                r#""program":"sshd(pam_unix)","pid":"30631","message":"check: x "}"#,
+            )
         );
         assert_eq!(
             json("2024-02-03T01:02:03+01:00 pi kernel: up", "2000-01-01"),
@@ -319,7 +327,10 @@ mod tests {
         );
         assert_eq!(
             json("<13>Jun 14 15:16:01 h -- MARK --", "2005-07-01"),
-            r#"{"time":"2005-06-14T15:16:01.000Z","host":"h","facility":1,"severity":5,"message":"-- MARK --"}"#
+            concat!(
+                r#"{"time":"2005-06-14T15:16:01.000Z","host":"h","#,
+                r#""facility":1,"severity":5,"message":"-- MARK --"}"#,
+            )
         );
     }
 

@@ -4,9 +4,13 @@
 //! |---|---|
 //! | a sentence of RMC, GGA, GNS, GLL, VTG, GSA, GSV, ZDA | part of a position, see [`epoch`] |
 //! | AIS (`!..VDM`, `!..VDO`) | a record of the line as it came, header `kind: ais` |
-//! | another good sentence (wind, heading, depth, proprietary) | counted as `sentences_other`, and with [`NmeaOptions::other`] a record of the line as it came, header `kind: sentence` |
+//! | another good sentence: wind, heading, depth | a record of the line, or counted, see below |
 //! | empty, or a comment that starts with `#` | nothing, counted as skipped |
 //! | anything else | a dead letter, by reason |
+//!
+//! Other good sentences, proprietary ones among them, are counted as `sentences_other`. With
+//! [`NmeaOptions::other`] they also become records of the line as it came, header
+//! `kind: sentence`.
 //!
 //! Positions are JSON ([`PositionRecord`]) with the header `kind: position`. Raw lines carry the
 //! header `sentence` with the address, `AIVDM`; their event time is the tag block's, else that of
