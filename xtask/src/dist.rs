@@ -59,10 +59,19 @@ fn build_static() -> Result<PathBuf> {
     // A target is named even where it is the host's, so that build scripts and macros, which must
     // load libraries, are built without these flags.
     let mut command = cargo();
-    command.args(["build", "--release", "--locked", "-p", "weir-node", "--target", &target]);
+    command.args([
+        "build",
+        "--profile",
+        "dist",
+        "--locked",
+        "-p",
+        "weir-node",
+        "--target",
+        &target,
+    ]);
     command.env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\u{1f}"));
     process::run(&mut command)?;
-    let binary = workspace::target_dir()?.join(&target).join("release/weir");
+    let binary = workspace::target_dir()?.join(&target).join("dist/weir");
     check_static(&binary)?;
     Ok(binary)
 }
