@@ -17,7 +17,6 @@
 //! Validity begins in 1970, because machines boot with that date. It ends after 25 years for the
 //! authority, 10 for a node, and as the operator says for a client, never after the authority's.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,9 +25,8 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
-use rustls::pki_types::{DnsName, ServerName};
+use rustls::pki_types::ServerName;
 use time::OffsetDateTime;
-use weir_core::limits::NAME_BYTES_MAX;
 
 use crate::clock::Clock;
 use crate::folder::{self, Secrecy};
@@ -36,6 +34,7 @@ use crate::identity::{
     CLIENT_URI_PREFIX, CertificateFacts, Identity, IdentityError, NODE_SERVER_NAME,
     NODE_URI_PREFIX, Trust,
 };
+use crate::names::{NodeNames, check_issued_name};
 use crate::problem::{CertificateProblem, Instant};
 use crate::tls;
 
@@ -113,59 +112,6 @@ impl CredentialPem {
     /// If the texts were changed and do not belong together any more.
     pub fn identity(&self) -> Result<Identity, IdentityError> {
         Identity::from_pem(self.certificate.as_bytes(), self.key.as_bytes())
-    }
-}
-
-/// What a node's certificate is valid for.
-///
-/// Besides what is added here: `weir`, `localhost`, 127.0.0.1 and ::1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeNames {
-    node: String,
-    names: Vec<String>,
-    addresses: Vec<IpAddr>,
-}
-
-impl NodeNames {
-    /// The names of the node `node`, which is its principal too (usually the host name).
-    ///
-    /// It is added to the DNS names where it is a valid one.
-    ///
-    /// # Errors
-    /// [`AuthorityError::InvalidName`] if it cannot be a principal.
-    pub fn new(node: &str) -> Result<Self, AuthorityError> {
-        check_issued_name(node)?;
-        let mut names = vec![NODE_SERVER_NAME.to_owned(), "localhost".to_owned()];
-        if DnsName::try_from(node).is_ok() {
-            push_new(&mut names, node.to_owned());
-        }
-        let addresses =
-            vec![IpAddr::from([127, 0, 0, 1]), IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1])];
-        Ok(Self { node: node.to_owned(), names, addresses })
-    }
-
-    /// Adds a DNS name or an IP address, whichever `name` is.
-    ///
-    /// # Errors
-    /// [`AuthorityError::InvalidName`] if it is neither.
-    pub fn with(mut self, name: &str) -> Result<Self, AuthorityError> {
-        if let Ok(address) = name.parse::<IpAddr>() {
-            push_new(&mut self.addresses, address);
-            return Ok(self);
-        }
-        if DnsName::try_from(name).is_err() {
-            let reason = "it is neither a DNS name nor an IP address";
-            return Err(AuthorityError::InvalidName { name: name.to_owned(), reason });
-        }
-        push_new(&mut self.names, name.to_ascii_lowercase());
-        Ok(self)
-    }
-
-    /// Whether a certificate is for this node and valid for all of these.
-    fn are_covered_by(&self, facts: &CertificateFacts) -> bool {
-        facts.principal == self.node
-            && self.names.iter().all(|name| facts.names.contains(name))
-            && self.addresses.iter().all(|address| facts.addresses.contains(address))
     }
 }
 
@@ -557,18 +503,6 @@ impl Files {
     }
 }
 
-/// Principals in certificates that we issue: a subset that needs no quoting anywhere.
-fn check_issued_name(name: &str) -> Result<(), AuthorityError> {
-    let invalid = |reason| AuthorityError::InvalidName { name: name.to_owned(), reason };
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(invalid("it must have 1 to 249 characters"));
-    }
-    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@+".contains(&b)) {
-        return Err(invalid("use letters, digits and . _ - @ + only"));
-    }
-    Ok(())
-}
-
 fn params(common_name: &str) -> Result<CertificateParams, AuthorityError> {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Weir");
@@ -612,12 +546,6 @@ fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, AuthorityError> {
 
 fn write(dir: &Path, name: &str, text: &str, secrecy: Secrecy) -> Result<(), AuthorityError> {
     folder::write(dir, name, text.as_bytes(), secrecy).map_err(io_at(&dir.join(name)))
-}
-
-fn push_new<T: PartialEq>(list: &mut Vec<T>, value: T) {
-    if !list.contains(&value) {
-        list.push(value);
-    }
 }
 
 fn issue(error: rcgen::Error) -> AuthorityError {

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use weir_core::limits::FRAME_BYTES_MAX;
 
-use crate::authority::{Authority, AuthorityError, NODE_VALID, NodeNames};
+use crate::authority::{Authority, AuthorityError, NODE_VALID};
 use crate::client::ClientEndpoint;
 use crate::clock::Clock;
 use crate::close::CloseReason;
 use crate::error::{BindError, ConnectError, ConnectionLost, HandshakeError};
 use crate::frame::FrameError;
 use crate::identity::IdentityError;
+use crate::names::NodeNames;
 use crate::server::{ListenConfig, ServerEndpoint};
 use crate::settings::ClientProfile;
 use crate::tls::{ClientAuth, ClientTls};

@@ -6,7 +6,7 @@
 //!
 //! - [`ServerEndpoint`] and [`ClientEndpoint`] make a [`Connection`].
 //! - A [`Connection`] gives streams: a [`FrameWriter`] and a [`FrameReader`].
-//! - [`control`] sends requests; [`Authority`] issues certificates; [`bench`] measures the bare
+//! - [`control`] sends requests; [`Authority`] issues certificates; [`mod@bench`] measures the bare
 //!   transport.
 
 mod authority;
@@ -18,6 +18,7 @@ mod error;
 mod folder;
 mod frame;
 mod identity;
+mod names;
 mod problem;
 mod server;
 mod settings;
@@ -27,9 +28,7 @@ mod tls;
 pub mod bench;
 pub mod control;
 
-pub use authority::{
-    Authority, AuthorityError, CredentialPem, NODE_VALID, NodeCredentials, NodeNames,
-};
+pub use authority::{Authority, AuthorityError, CredentialPem, NODE_VALID, NodeCredentials};
 pub use client::ClientEndpoint;
 pub use clock::{Clock, build_date};
 pub use close::CloseReason;
@@ -39,6 +38,7 @@ pub use frame::{Frame, FrameDecoder, FrameError, FrameHeader, HEADER_BYTES};
 pub use identity::{
     CertificateFacts, Identity, IdentityError, NODE_SERVER_NAME, Peer, PeerKind, Trust,
 };
+pub use names::NodeNames;
 pub use problem::{CertificateProblem, Instant, Refusal};
 pub use server::{ConnectionLimit, HandshakeLimits, Incoming, ListenConfig, ServerEndpoint};
 pub use settings::{ClientProfile, MTU_MIN};

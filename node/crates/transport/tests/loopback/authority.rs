@@ -118,16 +118,18 @@ fn unclear_folders_are_refused() {
     let other = tempfile::tempdir().unwrap();
     load(other.path()).unwrap();
     let (made, other) = (contents(made.path()), contents(other.path()));
-    let garbage = &b"garbage".to_vec();
-    // Which files there are; their content; what the text must say.
-    let cases: [(&[(&str, &Vec<u8>)], &str); 7] = [
-        (&[("node.pem", &made["node.pem"]), ("node.key", &made["node.key"])], "no ca.pem"),
-        (&[("node.key", &made["node.key"])], "no ca.pem"),
-        (&[("ca.pem", &made["ca.pem"])], "neither is ca.key"),
-        (&[("ca.pem", &made["ca.pem"]), ("node.pem", &made["node.pem"])], "neither is ca.key"),
-        (&[("ca.pem", &made["ca.pem"]), ("ca.key", &other["ca.key"])], "belong to ca.pem"),
-        (&[("ca.pem", garbage), ("ca.key", &made["ca.key"])], "ca.pem"),
-        (&[("ca.key", garbage)], "ca.key"),
+    let file =
+        |name: &str, content: &BTreeMap<String, Vec<u8>>| (name.to_owned(), content[name].clone());
+    let bad = |name: &str| (name.to_owned(), b"garbage".to_vec());
+    // Which files there are, and what the text must say.
+    let cases = [
+        (vec![file("node.pem", &made), file("node.key", &made)], "no ca.pem"),
+        (vec![file("node.key", &made)], "no ca.pem"),
+        (vec![file("ca.pem", &made)], "neither is ca.key"),
+        (vec![file("ca.pem", &made), file("node.pem", &made)], "neither is ca.key"),
+        (vec![file("ca.pem", &made), file("ca.key", &other)], "belong to ca.pem"),
+        (vec![bad("ca.pem"), file("ca.key", &made)], "ca.pem"),
+        (vec![bad("ca.key")], "ca.key"),
     ];
     for (files, text) in cases {
         let dir = tempfile::tempdir().unwrap();

@@ -15,8 +15,8 @@ async fn flood(of_client: &Connection, of_node: &Connection) -> FrameReader {
     let (mut node_writer, node_reader) = of_node.accept_stream().await.unwrap();
     tokio::spawn(async move {
         let _open = (writer, node_reader);
-        let body = Bytes::from(vec![1; 256 << 10]);
-        while node_writer.write(1, 0, &[body.clone()]).await.is_ok() {}
+        let body = [Bytes::from(vec![1; 256 << 10])];
+        while node_writer.write(1, 0, &body).await.is_ok() {}
     });
     reader
 }
