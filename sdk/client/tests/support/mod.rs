@@ -419,8 +419,9 @@ async fn produce(
             return Ok(());
         }
         while shared.lock().script.hold_acks {
-            if changes.changed().await.is_err() {
-                return Ok(());
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = connection.closed() => return Ok(()),
             }
         }
         let mut body = BytesMut::new();
@@ -558,8 +559,11 @@ async fn deliver(
             (next, frames) = (after, frames + 1);
         } else if ask.until_end && next >= end {
             return Ok(Ok(()));
-        } else if changes.changed().await.is_err() {
-            return Ok(Ok(()));
+        } else {
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = connection.closed() => return Ok(Ok(())),
+            }
         }
     }
 }
