@@ -138,6 +138,7 @@ mod tests {
             assert!(make().len() <= INPUT_BYTES_MAX);
             changed += usize::from(!seeds.contains(&make()));
         }
-        assert!(changed > 400, "{changed} of 500 inputs differ from all seeds");
+        // Little can be done to the empty seed.
+        assert!(changed > 333, "{changed} of 500 inputs differ from all seeds");
     }
 }

@@ -141,13 +141,16 @@ fn crate_of(path: &str) -> Option<&'static str> {
     holds.max_by_key(|(_, folder, _)| folder.len()).map(|(name, ..)| *name)
 }
 
-/// Whether `code` has `ident::`, or ends a path in `::ident`, or imports it.
+/// Whether `code` has a path that begins with `ident`, imports it, or takes it from a re-export. A
+/// module or function of that name elsewhere is another thing.
 fn paths_to(code: &str, ident: &str) -> bool {
     code.match_indices(ident).any(|(at, _)| {
         let (before, after) = (&code[..at], &code[at + ident.len()..]);
         let whole = !before.bytes().next_back().is_some_and(is_word)
             && !after.bytes().next().is_some_and(is_word);
-        whole && (after.starts_with("::") || before.ends_with("::") || before.ends_with("use "))
+        let begins = after.starts_with("::") && !before.ends_with("::");
+        let exported = before.ends_with("weir_transport::") || before.ends_with("weir_log::");
+        whole && (begins || exported || before.ends_with("use "))
     })
 }
 
@@ -211,6 +214,7 @@ mod tests {
         assert_eq!(source("sdk/client/src/x.rs", "fn a(c: quinn::Connection) {}\n").len(), 1);
         assert_eq!(source("node/crates/log/src/x.rs", "use redb::Database;\n"), [""; 0]);
         assert_eq!(source("node/src/x.rs", "// redb::Database\nlet redb_files = 1;\n"), [""; 0]);
+        assert_eq!(source("node/src/x.rs", "let a = baseline::quinn(1);\n"), [""; 0]);
 
         let core = "node/crates/core/src/x.rs";
         assert_eq!(source(core, "let now = Instant::now();\n").len(), 1);

@@ -20,7 +20,10 @@ const FORMATS: &[(&str, &[&str])] = &[
     (
         "docs/wire.md",
         &[
-            "node/crates/core/src/record/",
+            "node/crates/core/src/record/compress.rs",
+            "node/crates/core/src/record/header.rs",
+            "node/crates/core/src/record/iter.rs",
+            "node/crates/core/src/record/varint.rs",
             "node/crates/core/src/wire/",
             "node/crates/core/src/topic.rs",
             "node/crates/transport/src/control.rs",
@@ -34,7 +37,10 @@ const FORMATS: &[(&str, &[&str])] = &[
             "node/crates/core/src/partition/producers.rs",
             "node/crates/core/src/partition/view.rs",
             "node/crates/core/src/metadata.rs",
-            "node/crates/log/src/tables/",
+            "node/crates/log/src/file.rs",
+            "node/crates/log/src/index.rs",
+            "node/crates/log/src/kv.rs",
+            "node/crates/log/src/manifest.rs",
         ],
     ),
 ];

@@ -463,8 +463,14 @@ fn unique_names(names: &[String]) -> Vec<String> {
     unique
 }
 
-/// RFC 8259 section 6: `-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?`.
+/// RFC 8259 section 6: `-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?`, and a double holds it:
+/// readers refuse a whole row for one `1e999`.
 fn is_json_number(text: &[u8]) -> bool {
+    let value = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok());
+    value.is_some_and(f64::is_finite) && is_number_text(text)
+}
+
+fn is_number_text(text: &[u8]) -> bool {
     fn digits(text: &[u8]) -> Option<&[u8]> {
         let count = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
         (count > 0).then(|| &text[count..])
