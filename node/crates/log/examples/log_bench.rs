@@ -2,20 +2,20 @@
 //!
 //! ```text
 //! cargo run --release -p weir-log --example log_bench -- [--dir DIR] [--rounds N] [--seconds S]
-//!     [--shards N] [CASE...]
+//!     [--shards N] [--cache-mib N] [CASE...]
 //! ```
 //!
 //! Prints a line per case: the median ratio of log to raw, with throughput and bytes written per
 //! byte. The first round warms up and does not count.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use weir_core::entry::{EntryHeader, EntryKind};
 use weir_core::partition::view::PartitionView;
-use weir_core::record::{BatchBuilder, Compression, NO_HEADERS};
+use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, set_base};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
 use weir_log::raw::RawAppend;
 use weir_log::{AppendRequest, Log, LogConfig, LogEvents, RealDisk, SystemClock};
@@ -30,7 +30,7 @@ struct Case {
 }
 
 const CASES: &[Case] = &[
-    Case { name: "64k-8", batch_bytes: 64 << 10, partitions: 8, in_flight: 32 },
+    Case { name: "64k-8", batch_bytes: 64 << 10, partitions: 8, in_flight: 96 },
     Case { name: "64k-8-sync", batch_bytes: 64 << 10, partitions: 8, in_flight: 8 },
     Case { name: "16k-8", batch_bytes: 16 << 10, partitions: 8, in_flight: 64 },
     Case { name: "16k-8-sync", batch_bytes: 16 << 10, partitions: 8, in_flight: 8 },
@@ -40,27 +40,25 @@ const CASES: &[Case] = &[
     Case { name: "100b-1", batch_bytes: 100, partitions: 1, in_flight: 1 },
 ];
 
-/// Counts what is under way.
+/// Counts what is durable: every entry takes one offset.
 #[derive(Default)]
 struct Window {
+    ends: Mutex<HashMap<PartitionId, i64>>,
     done: Mutex<usize>,
     news: Condvar,
 }
 
-/// Says that an append is durable when the log lets go of it.
-struct Permit(Arc<Window>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        *self.0.done.lock().unwrap() += 1;
-        self.0.news.notify_one();
+impl LogEvents for Window {
+    fn durable(&self, _: u16, ends: &[(PartitionId, Offset)]) {
+        let mut known = self.ends.lock().unwrap();
+        let mut fresh = 0;
+        for (partition, end) in ends {
+            let before = known.insert(*partition, end.0).unwrap_or(0);
+            fresh += end.0 - before;
+        }
+        *self.done.lock().unwrap() += fresh as usize;
+        self.news.notify_one();
     }
-}
-
-struct Silent;
-
-impl LogEvents for Silent {
-    fn durable(&self, _: u16, _: &[(PartitionId, Offset)]) {}
     fn failed(&self, _: u16, reason: &str) {
         panic!("the log failed: {reason}");
     }
@@ -78,7 +76,8 @@ struct Figures {
 
 fn main() {
     let mut dir = PathBuf::from("target/log-bench");
-    let (mut rounds, mut seconds, mut shards) = (5, 1.0, 1);
+    let (mut rounds, mut seconds, mut shards) = (5, 1.0, 1u16);
+    let mut cache_mib = 0;
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -88,6 +87,7 @@ fn main() {
             "--rounds" => rounds = value().parse().expect("a number"),
             "--seconds" => seconds = value().parse().expect("a number"),
             "--shards" => shards = value().parse().expect("a number"),
+            "--cache-mib" => cache_mib = value().parse().expect("a number"),
             _ => names.push(argument),
         }
     }
@@ -98,16 +98,16 @@ fn main() {
     );
     for case in CASES {
         if names.is_empty() || names.iter().any(|name| name == case.name) {
-            run(case, &dir, rounds, seconds, shards);
+            run(case, &dir, rounds, seconds, (shards, cache_mib));
         }
     }
     let _ = std::fs::remove_dir_all(&dir);
 }
 
-fn run(case: &Case, dir: &Path, rounds: usize, seconds: f64, shards: u16) {
+fn run(case: &Case, dir: &Path, rounds: usize, seconds: f64, setup: (u16, usize)) {
     let mut results = Vec::new();
     for round in 0..=rounds {
-        let figures = run_log(case, dir, seconds, shards);
+        let figures = run_log(case, dir, seconds, setup);
         let total = (figures.bytes_per_s * seconds) as u64;
         let raw = RawAppend::run(dir, figures.bytes_per_commit as usize, total).unwrap();
         if round > 0 {
@@ -131,34 +131,33 @@ fn run(case: &Case, dir: &Path, rounds: usize, seconds: f64, shards: u16) {
     );
 }
 
-fn run_log(case: &Case, dir: &Path, seconds: f64, shards: u16) -> Figures {
+fn run_log(case: &Case, dir: &Path, seconds: f64, setup: (u16, usize)) -> Figures {
     let dir = dir.join("log");
-    let config = LogConfig { shards, ..LogConfig::new(&dir) };
+    let mut config = LogConfig { shards: setup.0, ..LogConfig::new(&dir) };
+    if setup.1 > 0 {
+        config.active_cache_bytes = setup.1 << 20;
+    }
     let (log, _) = Log::open(config, Arc::new(RealDisk), Arc::new(SystemClock::new())).unwrap();
-    log.start(Arc::new(Silent));
-    let batch = batch(case.batch_bytes);
     let window = Arc::new(Window::default());
+    log.start(window.clone());
+    let batch = batch(case.batch_bytes);
     let mut ends = vec![0i64; case.partitions as usize];
     let mut next = 0usize;
     let (mut sent, mut bytes) = (0usize, 0u64);
     let started = Instant::now();
     let length = Duration::from_secs_f64(seconds);
     while started.elapsed() < length {
-        let room = {
-            let done = window.done.lock().unwrap();
-            let full = |done: &mut usize| sent - *done >= case.in_flight;
-            let done = window.news.wait_while(done, full).unwrap();
-            case.in_flight - (sent - *done)
-        };
-        for _ in 0..room {
-            let partition = next % ends.len();
-            next += 1;
-            let request = request(partition as u32, ends[partition], &batch, &window);
-            bytes += request.entry_len() as u64;
-            log.append(request).unwrap();
-            ends[partition] += 1;
-            sent += 1;
-        }
+        let partition = next % ends.len();
+        next += 1;
+        // Made while the log is busy with those before.
+        let request = request(partition as u32, ends[partition], &batch);
+        let done = window.done.lock().unwrap();
+        let full = |done: &mut usize| sent - *done >= case.in_flight;
+        drop(window.news.wait_while(done, full).unwrap());
+        bytes += request.entry_len() as u64;
+        log.append(request).unwrap();
+        ends[partition] += 1;
+        sent += 1;
     }
     let done = window.done.lock().unwrap();
     drop(window.news.wait_while(done, |done| *done < sent).unwrap());
@@ -178,7 +177,10 @@ fn run_log(case: &Case, dir: &Path, seconds: f64, shards: u16) -> Figures {
     }
 }
 
-fn request(partition: u32, base: i64, batch: &Bytes, window: &Arc<Window>) -> AppendRequest {
+fn request(partition: u32, base: i64, batch: &Bytes) -> AppendRequest {
+    // As a broker does: bytes of their own, with offset and epoch written in place.
+    let mut batch = BytesMut::from(&batch[..]);
+    set_base(&mut batch, Offset(base), LeaderEpoch(1)).unwrap();
     AppendRequest {
         header: EntryHeader {
             kind: EntryKind::Entry,
@@ -193,9 +195,9 @@ fn request(partition: u32, base: i64, batch: &Bytes, window: &Arc<Window>) -> Ap
         },
         state: Bytes::new(),
         source: Bytes::new(),
-        batch: batch.clone(),
+        batch: batch.freeze(),
         linger: Duration::ZERO,
-        hold: Some(Box::new(Permit(window.clone()))),
+        hold: None,
     }
 }
 

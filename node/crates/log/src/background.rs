@@ -228,8 +228,9 @@ impl Upkeep<'_> {
 
 /// Makes the next active file, unless it is there.
 fn prepare(shard: &Shard) -> Result<(), DbError> {
-    let mut next = shard.next.lock().unwrap_or_else(PoisonError::into_inner);
-    if next.is_some() {
+    // Not held while the file is made: the writer must not wait for it. Nobody else puts one in.
+    let next = || shard.next.lock().unwrap_or_else(PoisonError::into_inner);
+    if next().is_some() {
         return Ok(());
     }
     let last = {
@@ -249,7 +250,7 @@ fn prepare(shard: &Shard) -> Result<(), DbError> {
     let cache = shard.config.active_cache_bytes;
     let db = create_file(&*shard.disk, &path, &shard.counters, cache, &identity)?;
     finish_file(&*shard.disk, &path)?;
-    *next = Some(Arc::new(LogFile::new(path, identity, false).with_db(db)));
+    *next() = Some(Arc::new(LogFile::new(path, identity, false).with_db(db)));
     Ok(())
 }
 

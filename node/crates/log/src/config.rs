@@ -22,7 +22,8 @@ pub struct LogConfig {
     pub append_queue_max: usize,
     /// Most bytes of appends that wait for one shard's writer; one append always fits.
     pub append_queue_bytes_max: usize,
-    /// redb's cache of a shard's active file, in bytes.
+    /// redb's cache of a shard's active file, in bytes. Half of it buffers writes, so a commit must fit
+    /// in that; more only spoils the processor's caches (recent batches are served from the tail).
     pub active_cache_bytes: usize,
     /// redb's cache of one sealed file, in bytes.
     pub sealed_cache_bytes: usize,
@@ -58,7 +59,7 @@ impl LogConfig {
             commit_bytes_max: limits::COMMIT_BYTES_MAX,
             append_queue_max: limits::APPEND_QUEUE_MAX,
             append_queue_bytes_max: limits::PRODUCE_BUDGET_BYTES,
-            active_cache_bytes: 16 * limits::MIB,
+            active_cache_bytes: 2 * limits::COMMIT_BYTES_MAX + 2 * limits::MIB,
             sealed_cache_bytes: 4 * limits::MIB,
             sealed_files_open: 8,
             index_cache_bytes: 8 * limits::MIB,

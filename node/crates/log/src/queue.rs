@@ -8,7 +8,8 @@ use crate::stats::ShardState;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use weir_core::entry::EntryKind;
+use weir_core::entry::{EntryHeader, EntryKind, decode_state};
+use weir_core::record::BatchHeader;
 use weir_core::{LeaderEpoch, Offset, PartitionId};
 
 /// Bounds of the queue.
@@ -184,6 +185,8 @@ impl Queue {
     pub(crate) fn open(&self, ends: HashMap<PartitionId, (Offset, LeaderEpoch)>) {
         let mut state = self.state();
         state.ends = ends;
+        // What failed was the file before.
+        state.failure = None;
         if !state.closing {
             state.gate = Gate::Open;
         }
@@ -284,7 +287,8 @@ impl State {
     }
 }
 
-/// The append's length, if its header fits its sections.
+/// The append's length, if it can be read back: what replay or a reader would refuse must never
+/// be written. The batch's checksum is the caller's to check.
 fn check(request: &AppendRequest) -> Result<usize, AppendError> {
     let header = &request.header;
     let fits = header.state_len as usize == request.state.len()
@@ -293,10 +297,17 @@ fn check(request: &AppendRequest) -> Result<usize, AppendError> {
     if !fits {
         return Err(AppendError::Malformed);
     }
-    // The decoder's bounds are what replay will hold the entry to.
     let envelope = header.encode(&request.state, &request.source);
-    match weir_core::entry::EntryHeader::decode_unchecked(&envelope) {
-        Ok(_) => Ok(header.entry_len()),
-        Err(_) => Err(AppendError::Malformed),
+    let bounded = EntryHeader::decode_unchecked(&envelope).is_ok();
+    let state = request.state.is_empty() || decode_state(&request.state).is_ok();
+    let batch = request.batch.is_empty()
+        || BatchHeader::decode(&request.batch).is_ok_and(|batch| {
+            batch.total_bytes() == request.batch.len()
+                && batch.base_offset == header.base_offset
+                && batch.end_offset() == header.end_offset()
+        });
+    match bounded && state && batch {
+        true => Ok(header.entry_len()),
+        false => Err(AppendError::Malformed),
     }
 }

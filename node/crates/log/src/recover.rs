@@ -198,6 +198,18 @@ impl Recovery<'_> {
             }
             !superseded
         });
+        // One that cannot be read yields to what it was made from or replaced by.
+        found.retain(|file| {
+            let covered = ranges.iter().any(|other| {
+                other.first_seq <= file.identity.first_seq
+                    && file.identity.last_seq <= other.last_seq
+            });
+            let damaged = matches!(file.content, Content::Damaged(_));
+            if damaged && covered {
+                tracing::error!(file = %file.path.display(), "a damaged file is left aside");
+            }
+            !(damaged && covered)
+        });
         found.sort_by_key(|file| file.identity.first_seq);
         found
     }
