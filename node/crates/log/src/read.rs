@@ -80,6 +80,11 @@ impl Shard {
         let runs = runs.map_err(ReadFailure::Lookup)?;
         let mut chunk = ReadChunk { next_offset: place.from, ..ReadChunk::default() };
         let mut at = runs.partition_point(|run| run.end <= place.from);
+        if runs.get(at).is_none_or(|run| run.base > place.from) {
+            let to = runs.get(at).map_or(place.segment.summary.end, |run| run.base);
+            let (from, file) = (place.from, file.name());
+            return Err(ReadFailure::Data(ReadError::Corrupt { from, to, file }));
+        }
         while let Some(span) = Span::gather(&runs[at..], max_bytes - chunk.bytes, place.limit) {
             if span.base > chunk.next_offset {
                 break;
@@ -101,14 +106,6 @@ impl Shard {
             }
             if chunk.bytes >= max_bytes {
                 break;
-            }
-        }
-        if chunk.next_offset == place.from {
-            let whole_entry_above = runs.get(at).is_none_or(|run| run.base <= place.from);
-            if !whole_entry_above {
-                let to = runs[at].base;
-                let (from, file) = (place.from, file.name());
-                return Err(ReadFailure::Data(ReadError::Corrupt { from, to, file }));
             }
         }
         Ok(chunk)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::{HandClock, PATIENCE, Running, entry, small_config, start};
 use weir_core::{Offset, PartitionId};
-use weir_log::sim::SimDisk;
+use weir_log::sim::{Faults, SimDisk};
 use weir_log::{Disk, LogConfig, ReadError, Retention};
 
 const SHORT: PartitionId = PartitionId(1);
@@ -172,4 +172,67 @@ fn a_lost_manifest() {
     let log = open(&disk, &clock);
     assert_eq!(log.values(SHORT.0, 0).len(), 400);
     assert_eq!(log.values(LONG.0, 0).len(), 100);
+}
+
+/// Appends to both partitions while the short one's retention by size keeps the cleaner busy, until
+/// the power goes; then checks what is there. Returns whether the power went.
+fn cut_while_cleaning(seed: u64, at: u64) -> bool {
+    let disk = SimDisk::new(seed);
+    let clock = HandClock::at(1_000_000);
+    let config = LogConfig { file_bytes: 24 * 1024, ..config() };
+    let log = start(config.clone(), Arc::new(disk.clone()), clock.clone());
+    log.log.set_retention(SHORT, Retention { age_ms: None, bytes: Some(30_000) });
+    disk.set_faults(Faults { cut_at_sync: Some(at), ..Faults::default() });
+    let mut sent = [0i64; 2];
+    for n in 0..150 {
+        let mut entries = vec![entry(SHORT.0, sent[0]).records(4, 1_000)];
+        if n % 4 == 0 {
+            entries.push(entry(LONG.0, sent[1]).records(4, 200));
+        }
+        for entry in &entries {
+            if log.log.append(entry.request()).is_ok() {
+                sent[entry.partition as usize - 1] = entry.end().0;
+            }
+        }
+        let arrived = |seen: &support::Seen| {
+            let durable = |e: &support::Entry| seen.durable.get(&PartitionId(e.partition));
+            entries.iter().all(|e| durable(e).is_some_and(|&end| end >= e.end()))
+        };
+        let seen = log.recorder.wait("a fate", |seen| !seen.failures.is_empty() || arrived(seen));
+        if !seen.failures.is_empty() {
+            break;
+        }
+    }
+    let seen = log.recorder.seen();
+    let came = !disk.is_powered();
+    disk.cut_power();
+    drop(log);
+    disk.restore_power();
+    let log = start(config, Arc::new(disk.clone()), clock);
+    for (partition, sent) in [SHORT, LONG].into_iter().zip(sent) {
+        let durable = seen.durable.get(&partition).map_or(0, |end| end.0);
+        let Some(view) = log.views.get(&partition) else {
+            assert_eq!(durable, 0);
+            continue;
+        };
+        assert!((durable..=sent).contains(&view.log_end.0), "{view:?}");
+        assert!(view.log_start >= seen.starts.get(&partition).copied().unwrap_or_default());
+        assert!(partition == SHORT || view.log_start == Offset(0));
+        let values = log.values(partition.0, view.log_start.0);
+        let offsets: Vec<i64> = values.iter().map(|(offset, _)| *offset).collect();
+        assert_eq!(offsets, (view.log_start.0..view.log_end.0).collect::<Vec<_>>());
+        assert!(values.iter().all(|(offset, value)| value[0] == *offset as u8));
+    }
+    came
+}
+
+/// Goal: the power goes at every single sync while files are rolled, sealed, cleaned and removed;
+/// nothing that is retained is lost.
+#[test]
+fn power_cut_at_every_sync_while_cleaning() {
+    let mut at = 1;
+    while cut_while_cleaning(at, at) {
+        at += 1;
+    }
+    assert!(at > 60, "only {at} syncs");
 }

@@ -183,6 +183,13 @@ impl Recorder {
         });
     }
 
+    /// Forgets how far a partition was durable: it is cut back.
+    pub fn forget_durable(&self, partition: u32) {
+        self.note(|seen| {
+            seen.durable.remove(&PartitionId(partition));
+        });
+    }
+
     fn note(&self, change: impl FnOnce(&mut Seen)) {
         change(&mut self.seen.lock().unwrap());
         self.news.notify_all();
