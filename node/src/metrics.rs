@@ -241,6 +241,33 @@ mod tests {
         }
     }
 
+    /// Goal: every metric is documented with its kind, and every documented one is there.
+    #[test]
+    fn documented() {
+        let health = NodeHealth { state: "serving", ready: true, healthy: true, problems: vec![] };
+        let text = render(&health, Some(&status()));
+        let mut printed: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .map(|(name, kind)| format!("| `{name}` | {kind} |"))
+            .collect();
+        let page = include_str!("../../docs/metrics.md");
+        let start_of_row = |line: &str| {
+            let mut cells = line.splitn(4, '|');
+            cells.next()?;
+            Some(format!("|{}|{}|", cells.next()?, cells.next()?))
+        };
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        let mut documented: Vec<String> = rows.filter_map(start_of_row).collect();
+        printed.sort();
+        documented.sort();
+        // Those of the process are there on Linux only.
+        let everywhere = |row: &String| cfg!(target_os = "linux") || !row.contains("process_");
+        printed.retain(everywhere);
+        documented.retain(everywhere);
+        assert_eq!(printed, documented);
+    }
+
     #[test]
     fn cpu_time_of_a_process_with_an_odd_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 3";

@@ -35,6 +35,9 @@ pub struct Args {
 /// Shortest time between two looks.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
+/// From this uptime on, what was written since the start says something about a day.
+const WEAR_AFTER_MS: u64 = 10 * 60 * 1000;
+
 /// Runs the command.
 pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     let client = connect::client(globals).await?;
@@ -134,7 +137,9 @@ fn shards(status: &NodeStatus) -> Table {
     for shard in &status.shards {
         let ratio = shard.written_bytes as f64 / shard.appended_bytes.max(1) as f64;
         let per_byte = (shard.appended_bytes > 0).then(|| format!("{ratio:.2}"));
-        let days = status.uptime_ms.max(1) as f64 / 86_400_000.0;
+        let days = status.uptime_ms as f64 / 86_400_000.0;
+        let per_day = (status.uptime_ms >= WEAR_AFTER_MS)
+            .then(|| human_bytes((shard.written_bytes as f64 / days) as u64));
         table.row([
             shard.shard.to_string(),
             shard.state.clone(),
@@ -143,7 +148,7 @@ fn shards(status: &NodeStatus) -> Table {
             human_bytes(shard.appended_bytes),
             human_bytes(shard.written_bytes),
             per_byte.unwrap_or_else(|| "-".to_owned()),
-            human_bytes((shard.written_bytes as f64 / days) as u64),
+            per_day.unwrap_or_else(|| "-".to_owned()),
             thousands(shard.commits),
             milliseconds(shard.commit_p50_us),
             milliseconds(shard.commit_p99_us),
