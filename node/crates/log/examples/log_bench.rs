@@ -101,7 +101,45 @@ fn main() {
             run(case, &dir, rounds, seconds, (shards, cache_mib));
         }
     }
+    if names.is_empty() || names.iter().any(|name| name == "read") {
+        for batch_bytes in [1 << 10, 16 << 10, 64 << 10, 1 << 20] {
+            read(&dir, batch_bytes);
+        }
+    }
     let _ = std::fs::remove_dir_all(&dir);
+}
+
+/// Reads 384 MiB back, past the tail cache, twice: from sealed files and the active one.
+fn read(dir: &Path, batch_bytes: usize) {
+    let dir = dir.join("log");
+    let config = LogConfig { shards: 1, ..LogConfig::new(&dir) };
+    let (log, _) = Log::open(config, Arc::new(RealDisk), Arc::new(SystemClock::new())).unwrap();
+    let window = Arc::new(Window::default());
+    log.start(window.clone());
+    let batch = batch(batch_bytes);
+    let count = (384 << 20) / batch_bytes;
+    for n in 0..count {
+        let done = window.done.lock().unwrap();
+        let full = |done: &mut usize| (n - *done) * batch_bytes > 8 << 20;
+        drop(window.news.wait_while(done, full).unwrap());
+        log.append(request(0, n as i64, &batch)).unwrap();
+    }
+    let done = window.done.lock().unwrap();
+    drop(window.news.wait_while(done, |done| *done < count).unwrap());
+    for round in 0..2 {
+        let started = Instant::now();
+        let (mut at, mut bytes) = (Offset(0), 0);
+        while at < Offset(count as i64) {
+            let chunk = log.read(PartitionId(0), at, 1 << 20, Offset(i64::MAX)).unwrap();
+            at = chunk.next_offset;
+            bytes += chunk.bytes;
+        }
+        let speed = bytes as f64 / 1e6 / started.elapsed().as_secs_f64();
+        println!("read {batch_bytes:>8} round {round}: {speed:>8.0} MB/s");
+    }
+    log.shutdown();
+    drop(log);
+    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 fn run(case: &Case, dir: &Path, rounds: usize, seconds: f64, setup: (u16, usize)) {

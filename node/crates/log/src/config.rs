@@ -22,8 +22,8 @@ pub struct LogConfig {
     pub append_queue_max: usize,
     /// Most bytes of appends that wait for one shard's writer; one append always fits.
     pub append_queue_bytes_max: usize,
-    /// redb's cache of a shard's active file, in bytes. Half of it buffers writes, so a commit must fit
-    /// in that; more only spoils the processor's caches (recent batches are served from the tail).
+    /// redb's cache of a shard's active file, in bytes. Half of it buffers writes, so a commit must
+    /// fit in that; more only spoils the processor's caches, since the tail serves recent batches.
     pub active_cache_bytes: usize,
     /// redb's cache of one sealed file, in bytes.
     pub sealed_cache_bytes: usize,

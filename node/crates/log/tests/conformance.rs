@@ -1,5 +1,5 @@
-//! One suite for everything that claims to be the log: run on the redb log and on a model in memory,
-//! and on both in step with random operations.
+//! One suite for everything that claims to be the log: run on the redb log and on a model in
+//! memory, and on both in step with random operations.
 
 mod support;
 
