@@ -61,7 +61,7 @@ pub struct Args {
           value_parser = parse_speed)]
     pub speed: f64,
     /// How many receivers are simulated
-    #[arg(long, value_name = "NUMBER", default_value_t = 3, conflicts_with = "nmea",
+    #[arg(long, value_name = "NUMBER", default_value_t = 4, conflicts_with = "nmea",
           value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub receivers: u16,
     /// How long it runs
@@ -353,11 +353,12 @@ fn summary_text(summary: &Summary) -> String {
     let dir = summary.data_dir.display();
     let disk = human_bytes(summary.disk_bytes);
     format!(
-        "\n{}\n{records} records in {elapsed}, durable before each was acknowledged, and read back \
-         in order.\nThe data stays in {dir} ({disk}). To look at it:\n\n  \
+        "\n{}\n{records} records in {elapsed}, each on disk before it was acknowledged, all read \
+         back in order.\nThe data stays in {dir} ({disk}). Serve it, and look at it from another \
+         terminal:\n\n  \
          weir node --data-dir {dir}\n  \
          weir status --data-dir {dir}\n  \
-         weir consume {HOST_TOPIC} --data-dir {dir} --from earliest --until-end --format table\n",
+         weir consume {HOST_TOPIC} --data-dir {dir} --until-end --format table\n",
         table.render()
     )
 }
@@ -396,7 +397,7 @@ mod tests {
         assert!(text.contains("weir node --data-dir ./weir-demo\n"), "{text}");
         assert!(text.contains("1.21 ms"), "{text}");
         let widest = text.lines().map(|line| line.chars().count()).max();
-        assert!(widest <= Some(100), "{text}");
+        assert!(widest <= Some(80), "{text}");
     }
 
     #[test]

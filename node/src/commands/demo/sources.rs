@@ -45,8 +45,11 @@ impl Gps {
     /// In words.
     pub fn describe(&self) -> String {
         match self {
-            Gps::File(path, speed) if *speed == 1.0 => path.display().to_string(),
-            Gps::File(path, speed) => format!("{} at {speed}x", path.display()),
+            Gps::File(path, speed) => {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                let pace = if *speed == 1.0 { String::new() } else { format!(" at {speed}x") };
+                format!("{name}{pace}")
+            }
             Gps::Simulated(1) => "a simulated receiver".to_owned(),
             Gps::Simulated(receivers) => format!("{receivers} simulated receivers"),
         }

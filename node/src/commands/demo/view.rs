@@ -66,11 +66,6 @@ pub fn frame(stats: &Stats, around: &Surroundings, width: usize, height: usize) 
     }
     add(Style::Dim, total_line(stats));
     add(Style::Plain, String::new());
-    add(Style::Bold, "THIS MACHINE".to_owned());
-    for line in sensor_lines(stats) {
-        add(Style::Plain, line);
-    }
-    add(Style::Plain, String::new());
     add(Style::Bold, POSITION_NAMES.to_owned());
     for (device, position) in stats.positions.iter().take(DEVICES_SHOWN_MAX) {
         add(Style::Plain, position_line(device, position));
@@ -78,6 +73,12 @@ pub fn frame(stats: &Stats, around: &Surroundings, width: usize, height: usize) 
     let more = stats.positions.len().saturating_sub(DEVICES_SHOWN_MAX);
     if more > 0 {
         add(Style::Dim, format!("and {more} more"));
+    }
+    add(Style::Plain, String::new());
+    // Last, since it may be long: a low window then shows its most telling lines.
+    add(Style::Bold, "THIS MACHINE".to_owned());
+    for line in sensor_lines(stats) {
+        add(Style::Plain, line);
     }
     lines.truncate(height);
     lines
@@ -167,33 +168,43 @@ fn sensor_lines(stats: &Stats) -> Vec<String> {
         lines
             .push(format!("load         {one:>5.2}    {five:.2} over 5 min, {fifteen:.2} over 15"));
     }
-    lines.extend(of_kind(stats, "disk/", |disk| {
+    lines.extend(of_kind(stats, "disk/", "total_bytes", |disk| {
         let free = human_bytes(number(disk, "available_bytes") as u64);
         let total = human_bytes(number(disk, "total_bytes") as u64);
         let written = figures::per_second(number(disk, "written_bytes_per_s"));
         format!("{free} free of {total}, writing {written}B/s")
     }));
-    lines.extend(of_kind(stats, "net/", |net| {
+    lines.extend(of_kind(stats, "net/", "received_bytes", |net| {
         let received = figures::per_second(number(net, "received_bytes_per_s"));
         let sent = figures::per_second(number(net, "sent_bytes_per_s"));
         format!("receiving {received}B/s, sending {sent}B/s")
     }));
-    lines.extend(of_kind(stats, "temp/", |temp| format!("{:.1} °C", number(temp, "celsius"))));
+    lines.extend(of_kind(stats, "temp/", "celsius", |temp| {
+        format!("{:.1} °C", number(temp, "celsius"))
+    }));
     lines
 }
 
-fn of_kind(stats: &Stats, prefix: &str, text: impl Fn(&Value) -> String) -> Vec<String> {
+/// The sensors of one kind, those with the most of `most` first.
+fn of_kind(
+    stats: &Stats,
+    prefix: &str,
+    most: &str,
+    text: impl Fn(&Value) -> String,
+) -> Vec<String> {
     let kind = prefix.trim_end_matches('/');
-    let found = stats.sensors.iter().filter(|(key, _)| key.starts_with(prefix));
+    let mut found: Vec<(&String, &Value)> =
+        stats.sensors.iter().filter(|(key, _)| key.starts_with(prefix)).collect();
+    found.sort_by(|(_, a), (_, b)| number(b, most).total_cmp(&number(a, most)));
     let mut lines: Vec<String> = found
-        .clone()
+        .iter()
         .take(SENSORS_PER_KIND_MAX)
         .map(|(key, value)| {
             let name = printable(&key.as_bytes()[prefix.len()..]);
             format!("{kind:<5}{:<15} {}", cut(&name, 15), text(value))
         })
         .collect();
-    let more = found.count().saturating_sub(SENSORS_PER_KIND_MAX);
+    let more = found.len().saturating_sub(SENSORS_PER_KIND_MAX);
     if more > 0
         && let Some(last) = lines.last_mut()
     {
