@@ -12,6 +12,8 @@
 //! | `snapshot` | partition | its view at the beginning of the file |
 //! | `summary` | partition | what the file holds of it (once sealed) |
 //! | `index` | partition | its runs (once sealed) |
+//! | `checkpoint_views` | partition | its view at the last orderly close |
+//! | `checkpoint_runs` | partition | its runs then |
 
 use crate::backend::{Backend, Fence, IoCounters};
 use crate::disk::DiskFile;
@@ -32,6 +34,8 @@ const STREAM: TableDefinition<u64, &[u8]> = TableDefinition::new("stream");
 const SNAPSHOT: TableDefinition<u32, &[u8]> = TableDefinition::new("snapshot");
 const SUMMARY: TableDefinition<u32, &[u8]> = TableDefinition::new("summary");
 const INDEX: TableDefinition<u32, &[u8]> = TableDefinition::new("index");
+const CHECKPOINT_VIEWS: TableDefinition<u32, &[u8]> = TableDefinition::new("checkpoint_views");
+const CHECKPOINT_RUNS: TableDefinition<u32, &[u8]> = TableDefinition::new("checkpoint_runs");
 
 /// Bytes of a redb page that a single row with a `u64` key leaves no room for: a 4-byte header, a
 /// 4-byte value end and the key.
@@ -133,6 +137,13 @@ pub(crate) struct Commit<'a> {
     pub(crate) row_max: usize,
     /// Snapshots of views, for the first commit of a file.
     pub(crate) snapshot: Option<&'a [(u32, Vec<u8>)]>,
+}
+
+/// What the stream up to a position amounts to, written at an orderly close.
+pub(crate) struct Checkpoint {
+    pub(crate) position: u64,
+    pub(crate) views: Vec<Row>,
+    pub(crate) runs: Vec<Row>,
 }
 
 /// A partition's row: its number and its bytes.
@@ -285,6 +296,7 @@ impl FileDb {
                 put_rows(&txn, SNAPSHOT, snapshot)?;
                 let mut meta = txn.open_table(META).map_err(failed)?;
                 meta.insert("begun", 1).map_err(failed)?;
+                meta.insert("snapshot_crc", rows_crc(0u32, snapshot)).map_err(failed)?;
             }
             {
                 let mut stream = txn.open_table(STREAM).map_err(failed)?;
@@ -307,6 +319,37 @@ impl FileDb {
             }
             txn.commit().map_err(failed)
         })
+    }
+
+    /// Saves the next start the replay of what lies before the checkpoint.
+    pub(crate) fn put_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), DbError> {
+        contain(|| {
+            let txn = begin(self)?;
+            txn.delete_table(CHECKPOINT_VIEWS).map_err(failed)?;
+            txn.delete_table(CHECKPOINT_RUNS).map_err(failed)?;
+            put_rows(&txn, CHECKPOINT_VIEWS, &checkpoint.views)?;
+            put_rows(&txn, CHECKPOINT_RUNS, &checkpoint.runs)?;
+            {
+                let mut meta = txn.open_table(META).map_err(failed)?;
+                meta.insert("checkpoint", checkpoint.position).map_err(failed)?;
+                meta.insert("checkpoint_crc", checkpoint.crc()).map_err(failed)?;
+            }
+            txn.commit().map_err(failed)
+        })
+    }
+
+    /// The last checkpoint, if there is one.
+    pub(crate) fn checkpoint(&self) -> Result<Option<Checkpoint>, DbError> {
+        let Some(position) = self.meta("checkpoint")? else {
+            return Ok(None);
+        };
+        let (views, runs) = (self.rows(CHECKPOINT_VIEWS)?, self.rows(CHECKPOINT_RUNS)?);
+        let checkpoint = Checkpoint { position, views, runs };
+        // redb checks its pages only after an unclean end: rot must not pass for fewer rows.
+        match self.meta("checkpoint_crc")? == Some(checkpoint.crc()) {
+            true => Ok(Some(checkpoint)),
+            false => Err(DbError::Malformed("the checkpoint is damaged")),
+        }
     }
 
     /// The stream's end: the position after its last byte.
@@ -348,7 +391,11 @@ impl FileDb {
 
     /// Snapshots of the views at the beginning of the file.
     pub(crate) fn snapshot(&self) -> Result<Vec<Row>, DbError> {
-        self.rows(SNAPSHOT)
+        let rows = self.rows(SNAPSHOT)?;
+        match self.meta("snapshot_crc")? == Some(rows_crc(0u32, &rows)) {
+            true => Ok(rows),
+            false => Err(DbError::Malformed("the snapshot is damaged")),
+        }
     }
 
     /// Summaries of what the file holds, once it is sealed.
@@ -398,6 +445,23 @@ fn begin(db: &FileDb) -> Result<WriteTransaction, DbError> {
         Handle::Writable(db) => db.begin_write().map_err(failed),
         Handle::ReadOnly(_) => Err(DbError::Failed("the file is open for reading only".into())),
     }
+}
+
+impl Checkpoint {
+    fn crc(&self) -> u64 {
+        rows_crc(rows_crc(self.position as u32, &self.views), &self.runs)
+    }
+}
+
+/// A CRC-32C over keys, lengths and values, going on from `crc`.
+fn rows_crc(crc: impl Into<u64>, rows: &[Row]) -> u64 {
+    let mut crc = crc.into() as u32;
+    for (key, value) in rows {
+        crc = crc32c::crc32c_append(crc, &key.to_le_bytes());
+        crc = crc32c::crc32c_append(crc, &(value.len() as u32).to_le_bytes());
+        crc = crc32c::crc32c_append(crc, value);
+    }
+    u64::from(crc)
 }
 
 fn put_rows(

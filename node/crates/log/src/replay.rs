@@ -1,8 +1,9 @@
 //! Walking the items of a file's stream: for recovery, for sealing and for the cleaner.
 
-use crate::db::{DbError, FileDb};
-use crate::index::{NO_TIMESTAMP, Run, extend_runs, truncate_runs};
+use crate::db::{DbError, FileDb, Row};
+use crate::index::{NO_TIMESTAMP, Run, decode_runs, extend_runs, truncate_runs};
 use std::collections::HashMap;
+use std::ops::Range;
 use weir_core::entry::{self, ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
 use weir_core::partition::producers::ProducerBatch;
 use weir_core::partition::view::PartitionView;
@@ -31,18 +32,37 @@ pub(crate) struct Replayed {
     pub(crate) end: u64,
 }
 
-/// Rebuilds views and runs from a file: its snapshot, then its stream.
+/// Rebuilds views and runs from a file: its last checkpoint, or else its snapshot, and the stream
+/// from there on.
 pub(crate) fn replay(db: &FileDb) -> Result<Replayed, DbError> {
-    let mut replayed = Replayed::default();
-    for (partition, bytes) in db.snapshot()? {
-        let view = PartitionView::decode(&bytes)
-            .ok_or(DbError::Malformed("a snapshot does not decode"))?;
-        replayed.views.insert(PartitionId(partition), view);
+    let mut replayed = Replayed { end: db.stream_end()?, ..Replayed::default() };
+    let mut from = 0;
+    match db.checkpoint()? {
+        Some(checkpoint) if checkpoint.position > replayed.end => {
+            return Err(DbError::Malformed("the stream is shorter than it was"));
+        }
+        Some(checkpoint) => {
+            from = checkpoint.position;
+            replayed.views = decode_views(&checkpoint.views)?;
+            for (partition, bytes) in checkpoint.runs {
+                let runs = decode_runs(&bytes)
+                    .ok_or(DbError::Malformed("the runs of a checkpoint do not decode"))?;
+                replayed.runs.insert(PartitionId(partition), runs);
+            }
+        }
+        None => replayed.views = decode_views(&db.snapshot()?)?,
     }
-    replayed.end = db.stream_end()?;
-    let end = replayed.end;
-    for_each_item(db, end, |item| replayed.apply(item))?;
+    for_each_item(db, from..replayed.end, |item| replayed.apply(item))?;
     Ok(replayed)
+}
+
+fn decode_views(rows: &[Row]) -> Result<HashMap<PartitionId, PartitionView>, DbError> {
+    let decode = |(partition, bytes): &Row| {
+        let view =
+            PartitionView::decode(bytes).ok_or(DbError::Malformed("a view does not decode"))?;
+        Ok((PartitionId(*partition), view))
+    };
+    rows.iter().map(decode).collect()
 }
 
 impl Replayed {
@@ -111,16 +131,17 @@ impl BatchFacts {
     }
 }
 
-/// Calls `visit` with each item of the stream up to `end`, in order. Envelopes are checked against
+/// Calls `visit` with each item in a range of the stream, in order. Envelopes are checked against
 /// their checksums, batches are not.
 pub(crate) fn for_each_item(
     db: &FileDb,
-    end: u64,
+    range: Range<u64>,
     mut visit: impl FnMut(&Item<'_>) -> Result<(), DbError>,
 ) -> Result<(), DbError> {
     let mut window = Vec::new();
     // The stream's position of the window's first byte, and how much of the window is used.
-    let (mut start, mut used) = (0, 0);
+    let (mut start, mut used) = (range.start, 0);
+    let end = range.end;
     loop {
         let left = &window[used..];
         let missing = match item_len(left)? {

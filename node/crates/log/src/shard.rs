@@ -6,10 +6,10 @@ use crate::api::ReadError;
 use crate::backend::IoCounters;
 use crate::clock::Clock;
 use crate::config::{LogConfig, Retention};
-use crate::db::{DbError, FileDb};
+use crate::db::{DbError, FileDb, Row};
 use crate::disk::Disk;
 use crate::file::LogFile;
-use crate::index::{Index, Run, Segment, decode_runs};
+use crate::index::{Index, Run, Segment, decode_runs, encode_runs};
 use crate::index_cache::IndexCache;
 use crate::manifest::Manifest;
 use crate::metrics::Metrics;
@@ -240,6 +240,19 @@ impl Shard {
             return Ok(runs.into());
         }
         Ok(runs)
+    }
+
+    /// The runs of all partitions in an unsealed file, by partition.
+    pub(crate) fn unsealed_runs(&self, file: &Arc<LogFile>) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (partition, places) in self.read_index().iter() {
+            let segment = places.segments.iter().find(|s| Arc::ptr_eq(&s.file, file));
+            if let Some(runs) = segment.and_then(|segment| segment.runs.as_ref()) {
+                rows.push((partition.0, encode_runs(runs)));
+            }
+        }
+        rows.sort_unstable_by_key(|row| row.0);
+        rows
     }
 
     /// Closes every file that is still open.

@@ -9,7 +9,7 @@
 
 use crate::api::AppendRequest;
 use crate::background::{Background, Task};
-use crate::db::{Commit, DbError, ROW_MAX, ROW_MAX_SCATTERED};
+use crate::db::{Checkpoint, Commit, DbError, ROW_MAX, ROW_MAX_SCATTERED};
 use crate::events::LogEvents;
 use crate::file::LogFile;
 use crate::queue::Turn;
@@ -279,12 +279,19 @@ impl Writer {
         self.events.recovered(shard.id, &self.views);
     }
 
-    /// Closes the active file so that it opens without repair.
+    /// Closes the active file so that it opens without repair and without replay.
     fn close(self) {
-        let Some(db) = self.active.file.take() else {
+        let file = &self.active.file;
+        let checkpoint = self.active.begun.then(|| Checkpoint {
+            position: self.active.position,
+            views: snapshot_of(&self.views),
+            runs: self.shard.unsealed_runs(file),
+        });
+        let Some(db) = file.take() else {
             return;
         };
-        if let Err(error) = db.close() {
+        let noted = checkpoint.map_or(Ok(()), |checkpoint| db.put_checkpoint(&checkpoint));
+        if let Err(error) = noted.and_then(|()| db.close()) {
             tracing::warn!(%error, "closing the active log file failed; the next start repairs it");
         }
     }
