@@ -198,7 +198,8 @@ fn try_out(tarball: &Path) -> Result<()> {
     let mut install = Command::new("sh");
     install.arg("install.sh").arg("--root").arg(&root).current_dir(&unpacked);
     process::run(&mut install)?;
-    let binary = find(&root, "weir")?.context("install.sh installed no binary weir")?;
+    let binary = root.join("usr/local/bin/weir");
+    ensure!(binary.is_file(), "install.sh installed no {}", binary.display());
     for file in ["weir.service", "weir.toml"] {
         find(&root, file)?.with_context(|| format!("install.sh installed no {file}"))?;
     }
