@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use weir_client::{Client, ProducerRecord, ResetPolicy, StartAt, TopicConfig};
 use weir_tests::node_process::NodeProcess;
@@ -21,6 +22,13 @@ const IN_FLIGHT: usize = 500;
 const KILLS_DEFAULT: u64 = 12;
 /// Nothing here takes long; what hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(240);
+
+/// How many records were confirmed, and a way to wait for more.
+#[derive(Default)]
+struct Confirmed {
+    count: AtomicU64,
+    more: Notify,
+}
 
 /// Where a confirmed record is: partition and offset.
 type Place = (u32, i64);
@@ -37,7 +45,7 @@ async fn nothing_confirmed_is_lost_or_doubled() -> Result<()> {
     let config = TopicConfig { partitions: PARTITIONS, ..TopicConfig::default() };
     client.admin().create_topic(TOPIC, config).await?;
 
-    let confirmed = Arc::new(AtomicU64::new(0));
+    let confirmed = Arc::new(Confirmed::default());
     let stop = Arc::new(AtomicBool::new(false));
     let producers: Vec<_> = (0..PRODUCERS)
         .map(|id| tokio::spawn(produce(client.clone(), id, confirmed.clone(), stop.clone())))
@@ -49,10 +57,10 @@ async fn nothing_confirmed_is_lost_or_doubled() -> Result<()> {
         pace ^= pace << 13;
         pace ^= pace >> 7;
         pace ^= pace << 17;
-        let target = confirmed.load(Ordering::Relaxed) + 20 + pace % 2_000;
+        let target = confirmed.count.load(Ordering::Relaxed) + 20 + pace % 2_000;
         let reached = async {
-            while confirmed.load(Ordering::Relaxed) < target {
-                tokio::task::yield_now().await;
+            while confirmed.count.load(Ordering::Relaxed) < target {
+                confirmed.more.notified().await;
             }
         };
         timeout(PATIENCE, reached).await.with_context(|| format!("no progress, kill {kill}"))?;
@@ -78,7 +86,7 @@ async fn nothing_confirmed_is_lost_or_doubled() -> Result<()> {
 async fn produce(
     client: Client,
     id: u64,
-    confirmed: Arc<AtomicU64>,
+    confirmed: Arc<Confirmed>,
     stop: Arc<AtomicBool>,
 ) -> Result<HashMap<String, Place>> {
     let producer = client.producer().linger(Duration::from_millis(1)).build().await?;
@@ -97,7 +105,8 @@ async fn produce(
         let Some((value, delivery)) = deliveries.pop_front() else { break };
         let at = delivery.await.with_context(|| format!("record {value}"))?;
         places.insert(value, (at.partition, at.offset.0));
-        confirmed.fetch_add(1, Ordering::Relaxed);
+        confirmed.count.fetch_add(1, Ordering::Relaxed);
+        confirmed.more.notify_one();
     }
     producer.close().await?;
     Ok(places)
@@ -107,7 +116,7 @@ async fn produce(
 async fn ride(
     client: Client,
     stop: Arc<AtomicBool>,
-    confirmed: Arc<AtomicU64>,
+    confirmed: Arc<Confirmed>,
 ) -> Result<Vec<(u32, i64, String)>> {
     let mut consumer = client.consumer().reset(ResetPolicy::Fail).build();
     let partitions: Vec<_> = (0..PARTITIONS).map(|p| (TOPIC, p, StartAt::Earliest)).collect();
@@ -116,7 +125,7 @@ async fn ride(
     loop {
         // Producers finish what they sent after the stop; all of it is confirmed in the end.
         let all = stop.load(Ordering::Relaxed) && seen.len() as u64 == sent(&client).await?;
-        if all && seen.len() as u64 == confirmed.load(Ordering::Relaxed) {
+        if all && seen.len() as u64 == confirmed.count.load(Ordering::Relaxed) {
             break;
         }
         match timeout(Duration::from_millis(200), consumer.next_batch()).await {
