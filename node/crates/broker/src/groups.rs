@@ -3,9 +3,10 @@
 //! They are keyed state of one internal partition ([`GROUPS_PARTITION`]): a commit is an entry
 //! whose keyed-state section sets them, so it is as durable, and later as replicated, as records.
 //!
-//! | key | value |
+//! | | |
 //! |---|---|
-//! | group name, `0`, `u32` topic id, `u32` partition (big-endian) | `i64` offset, `i64` commit time, ms (little-endian) |
+//! | key | group name, `0`, `u32` topic id, `u32` partition (big-endian) |
+//! | value | `i64` offset, `i64` commit time in ms (little-endian) |
 
 use crate::ack::{OwnReply, Parked};
 use crate::partition::{Partition, Payload};
