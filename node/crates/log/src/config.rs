@@ -73,11 +73,11 @@ impl LogConfig {
     }
 }
 
-/// One writer thread up to two cores; a second one overlaps redb's CPU time with the other's sync
+/// One writer thread below four cores; a second one overlaps redb's CPU time with the other's sync
 /// where there are cores left for it.
 fn default_shards() -> u16 {
     match std::thread::available_parallelism() {
-        Ok(cores) if cores.get() > 2 => 2,
+        Ok(cores) if cores.get() >= 4 => 2,
         _ => 1,
     }
 }

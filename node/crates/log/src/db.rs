@@ -43,9 +43,16 @@ const ROW_OVERHEAD: usize = 16;
 const PAGE: usize = 4096;
 /// The largest row: one redb page of 256 KiB.
 pub(crate) const ROW_MAX: usize = 64 * PAGE - ROW_OVERHEAD;
-/// The largest row of a commit of many small runs: one redb page of 64 KiB, so that reading one
-/// run does not drag 256 KiB in.
-pub(crate) const ROW_MAX_SCATTERED: usize = 16 * PAGE - ROW_OVERHEAD;
+
+/// The largest row of a commit whose runs are `run_bytes` long on average: one page about as long
+/// as a run, from 16 to 256 KiB, so that reading one run does not drag much more in.
+pub(crate) fn row_max(run_bytes: usize) -> usize {
+    match run_bytes / (16 * PAGE) {
+        0 if run_bytes < 4 * PAGE => 4 * PAGE - ROW_OVERHEAD,
+        0 => 16 * PAGE - ROW_OVERHEAD,
+        _ => ROW_MAX,
+    }
+}
 
 /// What a log file says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -534,7 +541,8 @@ mod tests {
         assert_eq!(row_len(8175, ROW_MAX), 4080);
         assert_eq!(row_len(8176, ROW_MAX), 8176);
         assert_eq!(row_len(65_520, ROW_MAX), 65_520);
-        assert_eq!(row_len(10_000_000, ROW_MAX), 262_128);
-        assert_eq!(row_len(10_000_000, ROW_MAX_SCATTERED), 65_520);
+        assert_eq!(row_len(10_000_000, row_max(1_000_000)), 262_128);
+        assert_eq!(row_len(10_000_000, row_max(1_000)), 16_368);
+        assert_eq!(row_len(10_000_000, row_max(20_000)), 65_520);
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::api::AppendRequest;
 use crate::background::{Background, Task};
-use crate::db::{Checkpoint, Commit, DbError, ROW_MAX, ROW_MAX_SCATTERED};
+use crate::db::{Checkpoint, Commit, DbError, row_max};
 use crate::events::LogEvents;
 use crate::file::LogFile;
 use crate::queue::Turn;
@@ -23,8 +23,6 @@ use weir_core::entry::{ENTRY_HEADER_BYTES, EntryKind};
 use weir_core::partition::view::PartitionView;
 use weir_core::{LeaderEpoch, Offset, PartitionId};
 
-/// A commit whose runs are shorter than this on average, in bytes, is cut into smaller rows.
-const SCATTERED_BELOW: usize = 64 * 1024;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 
@@ -115,12 +113,11 @@ impl Writer {
         }
         let bytes: usize = requests.iter().map(AppendRequest::entry_len).sum();
         let runs = requests.chunk_by(|a, b| a.header.partition == b.header.partition).count();
-        let scattered = runs > 1 && bytes / runs < SCATTERED_BELOW;
         let snapshot = (!self.active.begun).then(|| snapshot_of(&self.views));
         let commit = Commit {
             position: self.active.position,
             parts: &parts,
-            row_max: if scattered { ROW_MAX_SCATTERED } else { ROW_MAX },
+            row_max: row_max(bytes / runs.max(1)),
             snapshot: snapshot.as_deref(),
         };
         let written = self.active.file.try_with(|db| db.commit(&commit));
