@@ -17,6 +17,7 @@ use crate::shard::{FileError, Shard, drop_contained};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use weir_core::entry::EntryHeader;
 use weir_core::record::RecordBatch;
@@ -258,6 +259,7 @@ impl Shard {
         }
         let note = Note { checksum: Some((checksum, now)), ..note.clone() };
         self.manifest.put(&file.name(), &note);
+        self.metrics.files_verified.fetch_add(1, Ordering::Relaxed);
     }
 
     fn checksum(

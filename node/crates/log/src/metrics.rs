@@ -10,6 +10,7 @@ pub(crate) struct Metrics {
     pub(crate) payload_bytes: AtomicU64,
     pub(crate) entries: AtomicU64,
     pub(crate) commits: AtomicU64,
+    pub(crate) files_verified: AtomicU64,
     pub(crate) clock_suspended: AtomicBool,
     latencies: Mutex<Histogram>,
 }

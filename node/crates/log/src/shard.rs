@@ -289,6 +289,7 @@ impl Shard {
             queued,
             commit_latency: self.metrics.commit_latency(),
             clock_suspended: self.metrics.clock_suspended.load(Ordering::Relaxed),
+            files_verified: load(&self.metrics.files_verified),
             quarantined: quarantined.map(|file| file.name()).collect(),
         }
     }

@@ -77,6 +77,8 @@ pub struct ShardStats {
     pub commit_latency: LatencySummary,
     /// Age retention is suspended because the wall clock jumped forward.
     pub clock_suspended: bool,
+    /// Checksums of sealed files that the scrub computed or found right.
+    pub files_verified: u64,
     /// Sealed files that cannot be read, by name.
     pub quarantined: Vec<String>,
 }
