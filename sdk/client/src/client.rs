@@ -71,13 +71,11 @@ impl Client {
     }
 
     /// Begins a producer.
-    #[must_use]
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder::new(self.clone())
     }
 
     /// Begins a consumer.
-    #[must_use]
     pub fn consumer(&self) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone())
     }
@@ -193,10 +191,10 @@ impl Client {
 
     /// The topic of this name, not older than `METADATA_AGE_MAX`; `None` if there is none.
     pub(crate) async fn topic(&self, name: &str) -> Result<Option<Arc<TopicInfo>>, RequestError> {
-        if let Some((at, topic)) = lock(&self.inner.topics).get(name) {
-            if at.elapsed() < METADATA_AGE_MAX {
-                return Ok(Some(topic.clone()));
-            }
+        if let Some((at, topic)) = lock(&self.inner.topics).get(name)
+            && at.elapsed() < METADATA_AGE_MAX
+        {
+            return Ok(Some(topic.clone()));
         }
         self.fresh_topic(name).await
     }

@@ -71,7 +71,6 @@ impl Batch {
     }
 
     /// The records in turn, borrowed. Allocates nothing.
-    #[must_use]
     pub fn records(&self) -> Skip<RecordIter<'_>> {
         self.records.iter().skip(self.skip)
     }

@@ -11,8 +11,9 @@ use crate::client::{Client, METADATA_AGE_MAX};
 const PREFETCH_BYTES_MIN: usize = 64 * KIB;
 /// Largest prefetch budget.
 const PREFETCH_BYTES_MAX: usize = 1024 * MIB;
-/// Largest frame that is asked for, besides single batches that are larger.
-const FRAME_BYTES: usize = MIB;
+/// Largest frame that is asked for, besides single batches that are larger. Small enough that a
+/// frame is still in the CPU's cache when its batches are checked.
+const FRAME_BYTES: usize = 256 * KIB;
 /// A frame is at most this part of the prefetch budget.
 const FRAMES_PREFETCHED_MIN: usize = 4;
 

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -291,7 +290,8 @@ impl Reader {
 
     /// Takes bytes of the prefetch budget; `None` if the consumer is gone.
     async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let bytes = bytes.clamp(EVENT_BYTES_MIN, super::prefetch_of_one(self.frame_bytes_max));
+        let bytes =
+            bytes.clamp(EVENT_BYTES_MIN, super::assignment::prefetch_of_one(self.frame_bytes_max));
         self.budget.clone().acquire_many_owned(bytes as u32).await.ok()
     }
 
@@ -370,6 +370,6 @@ async fn read_body(reader: &mut FrameReader) -> Result<Bytes, End> {
     match timeout(IDLE_TIMEOUT, reader.body()).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) => Err(End::Again(error.to_string())),
-        Err(_) => Err(End::Again(format!("nothing came for {:?}", Duration::from(IDLE_TIMEOUT)))),
+        Err(_) => Err(End::Again(format!("nothing came for {:?}", IDLE_TIMEOUT))),
     }
 }

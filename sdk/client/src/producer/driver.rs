@@ -19,7 +19,7 @@ use weir_transport::{FrameError, FrameReader, FrameWriter, control};
 
 use super::delivery::{Completion, Delivery};
 use super::machine::Machine;
-use super::partition::{Now, RecordParts, Resolved, Rules, Shaped};
+use super::parts::{Now, RecordParts, Resolved, Rules, Shaped};
 use super::topics::{Topic, TopicShape, Topics};
 use crate::backoff::Backoff;
 use crate::client::{Client, lock};

@@ -14,9 +14,9 @@ use weir_core::ids::ProducerId;
 use weir_core::record::{BuildError, RecordTooLarge};
 use weir_core::wire::frame::ProduceAck;
 
-use super::partition::{
-    BatchShape, Next, Now, Partition, PartitionKey, Pushed, RecordParts, Resolved, Rules, Shaped,
-    Stamp, Work,
+use super::partition::{Next, Partition, Pushed};
+use super::parts::{
+    BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules, Shaped, Stamp, Work,
 };
 use super::stamp::restamp;
 use crate::backoff::Backoff;

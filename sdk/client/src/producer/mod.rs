@@ -5,10 +5,12 @@
 //! reads acknowledgements; the *timer* lets batches linger, retries and expires. All decisions are
 //! made by the pure [`machine`].
 
+mod batch;
 mod delivery;
 mod driver;
 mod machine;
 mod partition;
+mod parts;
 #[cfg(test)]
 mod simulation;
 mod stamp;
@@ -29,7 +31,7 @@ pub use delivery::{Delivery, RecordMetadata};
 use crate::client::{Client, unexpected};
 use crate::error::{FlushError, RequestError, SendError};
 use driver::Shared;
-use partition::{RecordParts, Rules};
+use parts::{RecordParts, Rules};
 use topics::TopicShape;
 
 /// Bytes that a record takes in a batch besides its key, value and headers, at most.

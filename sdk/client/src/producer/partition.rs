@@ -26,139 +26,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use weir_core::ids::{PartitionIndex, ProducerId, TimestampMs, TopicId};
-use weir_core::record::{
-    BatchBuilder, Compression, HeaderView, PushError, RecordTooLarge, sequence_plus,
-};
+use weir_core::ids::ProducerId;
+use weir_core::record::{PushError, RecordTooLarge, sequence_plus};
 use weir_core::wire::frame::{Appended, ProduceRefusal};
 use weir_core::wire::{ErrorCode, Outcome};
 
+use super::batch::{Batch, Content, Open};
+use super::parts::{
+    BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules, Shaped, Stamp, Work,
+};
 use crate::error::DeliveryError;
-
-/// Time since the producer began.
-pub(super) type Now = Duration;
-
-/// How a producer behaves.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    /// Longest time that a record waits for others to share its batch.
-    pub(super) linger: Duration,
-    /// Send at once what a partition has while nothing of it is under way.
-    pub(super) eager: bool,
-    pub(super) in_flight_max: usize,
-    pub(super) delivery_timeout: Duration,
-    pub(super) idempotent: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct PartitionKey {
-    pub(super) topic: TopicId,
-    pub(super) partition: PartitionIndex,
-}
-
-/// How a partition's batches are built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BatchShape {
-    pub(super) compression: Compression,
-    pub(super) bytes_max: usize,
-}
-
-/// A record before it has a place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RecordParts<'a> {
-    pub(super) timestamp: TimestampMs,
-    pub(super) key: Option<&'a [u8]>,
-    pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: &'a [(String, Bytes)],
-}
-
-/// What numbers a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub(super) id: ProducerId,
-    pub(super) epoch: i16,
-    pub(super) sequence: i32,
-}
-
-/// A batch's fate, with what it held of the buffer.
-#[derive(Debug)]
-pub(super) struct Resolved<C> {
-    pub(super) completion: C,
-    pub(super) result: Result<Appended, DeliveryError>,
-    pub(super) charged: usize,
-    pub(super) records: u32,
-}
-
-/// What is to be done before a batch can be written.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// Build it with this stamp.
-    Build(Shaped),
-    /// Replace the stamp in these bytes.
-    Restamp(Bytes),
-    /// Nothing.
-    Ready(Bytes),
-}
-
-/// A builder and the shape it was made for.
-#[derive(Debug)]
-pub(super) struct Shaped {
-    pub(super) builder: BatchBuilder,
-    shape: BatchShape,
-}
-
-impl Shaped {
-    fn new(shape: BatchShape) -> Shaped {
-        let builder = BatchBuilder::with_bytes_max(shape.compression, shape.bytes_max);
-        Shaped { builder, shape }
-    }
-}
-
-#[derive(Debug)]
-enum Content {
-    Records(Shaped),
-    /// With the driver, which builds or restamps it.
-    Away,
-    Built(Bytes),
-}
-
-#[derive(Debug)]
-struct Open<C> {
-    serial: u64,
-    records: Shaped,
-    completion: C,
-    since: Now,
-    charged: usize,
-}
-
-impl<C> Open<C> {
-    fn resolved(self, result: Result<Appended, DeliveryError>) -> Resolved<C> {
-        let records = self.records.builder.len() as u32;
-        Resolved { completion: self.completion, result, charged: self.charged, records }
-    }
-}
-
-#[derive(Debug)]
-struct Batch<C> {
-    serial: u64,
-    content: Content,
-    records: u32,
-    /// `None`: given up, and only its answer is waited for.
-    completion: Option<C>,
-    since: Now,
-    charged: usize,
-    stamp: Option<Stamp>,
-    /// How many batches of this partition were stamped before it.
-    ordinal: u64,
-    /// The stamp that `content` carries.
-    built_with: Option<Stamp>,
-    /// Set while in flight.
-    correlation: Option<u64>,
-    /// Whether a try whose answer never came may have stored it.
-    in_doubt: bool,
-    /// On how many connections it was sent with its present stamp.
-    connections: u32,
-}
 
 /// What a partition has to send.
 #[derive(Debug)]
@@ -277,7 +154,7 @@ impl<C> Partition<C> {
     {
         let mut closed = false;
         if let Some(open) = &mut self.open {
-            match push(&mut open.records.builder, record) {
+            match open.records.push(record) {
                 Ok(()) => {
                     open.charged += charged;
                     let index = open.records.builder.len() as u32 - 1;
@@ -292,7 +169,7 @@ impl<C> Partition<C> {
             }
         }
         let mut records = self.blank();
-        match push(&mut records.builder, record) {
+        match records.push(record) {
             Ok(()) => {}
             Err(PushError::Record(error)) => {
                 self.spare = Some(records);
@@ -700,25 +577,6 @@ impl<C> Partition<C> {
         let Some(open) = self.open.take() else {
             return;
         };
-        self.queue.push_back(Batch {
-            serial: open.serial,
-            records: open.records.builder.len() as u32,
-            content: Content::Records(open.records),
-            completion: Some(open.completion),
-            since: open.since,
-            charged: open.charged,
-            stamp: None,
-            ordinal: 0,
-            built_with: None,
-            correlation: None,
-            in_doubt: false,
-            connections: 0,
-        });
+        self.queue.push_back(open.closed());
     }
-}
-
-fn push(builder: &mut BatchBuilder, record: &RecordParts<'_>) -> Result<(), PushError> {
-    let headers =
-        record.headers.iter().map(|(name, value)| HeaderView { name, value: Some(value) });
-    builder.push(record.timestamp, record.key, record.value, headers)
 }

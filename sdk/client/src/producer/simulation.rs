@@ -22,7 +22,7 @@ use weir_core::wire::frame::{Appended, ProduceAck, ProduceRefusal, Reached};
 use weir_core::wire::{ErrorCode, Outcome};
 
 use super::machine::Machine;
-use super::partition::{BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules};
+use super::parts::{BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules};
 
 const PARTITIONS: u32 = 3;
 const SHAPE: BatchShape = BatchShape { compression: Compression::None, bytes_max: 160 };

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use weir_core::record::{BATCH_HEADER_BYTES, BatchHeader};
 
-use super::partition::Stamp;
+use super::parts::Stamp;
 
 /// Where the checksum is, and where what it covers begins (record batch v2).
 const CHECKSUM_AT: std::ops::Range<usize> = 17..21;

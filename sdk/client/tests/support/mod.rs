@@ -21,8 +21,8 @@ use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
 use weir_core::wire::message::{
-    GroupInfo, GroupPosition, HelloReply, NodeStatus, Request, ResolvedOffset, Response, StartAt,
-    Subscribe, Subscribed, TopicInfo,
+    GroupInfo, GroupPosition, HelloReply, Request, ResolvedOffset, Response, StartAt, Subscribe,
+    Subscribed, TopicInfo,
 };
 use weir_core::wire::{ErrorCode, FrameKind, Outcome, WireError};
 use weir_transport::{
@@ -395,7 +395,7 @@ fn answer(shared: &Shared, request: &Request) -> Response {
             state.groups.remove(group);
             Response::Done {}
         }
-        Request::Status {} => Response::Status(Box::new(NodeStatus::default())),
+        Request::Status {} => Response::Status(Box::default()),
         other => Response::Error(WireError::new(ErrorCode::Unsupported, format!("{other:?}"))),
     }
 }
