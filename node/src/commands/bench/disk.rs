@@ -25,7 +25,7 @@ use weir_log::{
 use super::args::DiskArgs;
 use super::baseline;
 use super::payload::Payload;
-use super::report::{Report, map, round};
+use super::report::{Figures, Report, map, round};
 use crate::commands::figures::{Latencies, Percentiles, median};
 use crate::commands::sdk;
 use crate::exit::{Exit, Failure};
@@ -102,8 +102,8 @@ pub async fn run(dir: &Path, args: &DiskArgs) -> Result<Report, Failure> {
         let raw = baseline::raw(dir, bytes, syncs * bytes as u64).await?;
         let p50 = raw.percentile(0.5).as_secs_f64() * 1e3;
         let name = format!("raw_{}_kib", bytes / KIB);
-        report.more.insert(format!("{name}_p50_ms"), round(p50));
-        report.more.insert(format!("{name}_mb_per_s"), round(raw.bytes_per_s() / 1e6));
+        report.more.push(format!("{name}_p50_ms"), round(p50));
+        report.more.push(format!("{name}_mb_per_s"), round(raw.bytes_per_s() / 1e6));
     }
     for case in CASES {
         let mut rounds = Vec::new();
@@ -114,13 +114,13 @@ pub async fn run(dir: &Path, args: &DiskArgs) -> Result<Report, Failure> {
             }
         }
         let row = summarize(case, &rounds);
-        report.ratio_to_raw = report.ratio_to_raw.or(row["ratio_to_raw"].as_f64());
+        report.ratio_to_raw = report.ratio_to_raw.or(row.get("ratio_to_raw").as_f64());
         report.rows.push(row);
     }
     Ok(report)
 }
 
-fn summarize(case: Case, rounds: &[Round]) -> serde_json::Map<String, serde_json::Value> {
+fn summarize(case: Case, rounds: &[Round]) -> Figures {
     let median_of = |figure: &dyn Fn(&Round) -> f64| {
         median(&rounds.iter().map(figure).collect::<Vec<_>>()).unwrap_or(f64::NAN)
     };
@@ -229,11 +229,24 @@ fn producer_of(partition: PartitionId, producers: u32) -> u32 {
     (partition.0 - 1) % producers
 }
 
+/// A partition that one thread alone appends to.
+struct OwnPartition {
+    id: PartitionId,
+    next: Offset,
+    /// Ends of the appends under way, and when each was made.
+    pending: VecDeque<(Offset, Instant)>,
+}
+
+impl OwnPartition {
+    fn new(id: PartitionId) -> OwnPartition {
+        OwnPartition { id, next: Offset::ZERO, pending: VecDeque::new() }
+    }
+}
+
 struct AppendThread<'a> {
     log: &'a Log,
     batch: Bytes,
-    /// Its partitions with their next offsets and the appends under way in each.
-    partitions: Vec<(PartitionId, Offset, VecDeque<(Offset, Instant)>)>,
+    partitions: Vec<OwnPartition>,
     producers: u32,
     in_flight: usize,
     under_way: usize,
@@ -254,7 +267,7 @@ impl<'a> AppendThread<'a> {
         AppendThread {
             log,
             batch: one_record_batch(case.batch_bytes),
-            partitions: mine.map(|partition| (partition, Offset::ZERO, VecDeque::new())).collect(),
+            partitions: mine.map(OwnPartition::new).collect(),
             producers: case.producers,
             in_flight: case.in_flight,
             under_way: 0,
@@ -279,7 +292,7 @@ impl<'a> AppendThread<'a> {
     }
 
     fn append(&mut self, turn: usize) -> Result<(), AppendError> {
-        let (partition, next, pending) = &mut self.partitions[turn];
+        let OwnPartition { id: partition, next, pending } = &mut self.partitions[turn];
         let mut batch = self.batch.to_vec();
         // Cannot fail: the batch was built by the codec.
         let patched = set_base(&mut batch, *next, LeaderEpoch(0));
@@ -315,7 +328,7 @@ impl<'a> AppendThread<'a> {
         let more: Vec<_> = self.inbox.try_iter().collect();
         for (partition, end) in std::iter::once(first).chain(more) {
             let index = ((partition.0 - 1) / self.producers) as usize;
-            let pending = &mut self.partitions[index].2;
+            let pending = &mut self.partitions[index].pending;
             while pending.front().is_some_and(|(next, _)| *next <= end) {
                 if let Some((_, sent_at)) = pending.pop_front() {
                     self.acks.record(sent_at.elapsed());
@@ -354,7 +367,7 @@ mod tests {
         assert!(round.bytes_per_commit > 1_000.0 && round.written_per_byte > 0.0);
         assert!(round.log_bytes_per_s > 0.0 && round.raw_bytes_per_s > 0.0);
         let row = summarize(case, &[round]);
-        assert!(row["ratio_to_raw"].as_f64().unwrap() > 0.0);
+        assert!(row.get("ratio_to_raw").as_f64().unwrap() > 0.0);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
     }
 }

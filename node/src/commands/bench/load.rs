@@ -137,7 +137,7 @@ impl Worker {
         let quota = self.quota();
         let mut batches = self.index as u64;
         while !self.is_over(quota) {
-            self.pace().await;
+            self.pace().await?;
             let records = (self.load.batch_records as u64).min(quota - self.sent);
             let partition = (batches % u64::from(self.load.partitions)) as u32;
             batches += 1;
@@ -171,15 +171,28 @@ impl Worker {
         late || self.sent >= quota
     }
 
-    /// Waits until the next batch is due. Producers take turns within the time of one batch.
-    async fn pace(&self) {
-        let Some(rate) = self.load.rate else { return };
+    /// Waits until the next batch is due, and takes acknowledgements meanwhile, when they come.
+    /// Producers take turns within the time of one batch.
+    async fn pace(&mut self) -> Result<(), Failure> {
+        let Some(rate) = self.load.rate else { return Ok(()) };
         let per_producer = rate / self.load.producers as f64;
         let turn = self.index as f64 / self.load.producers as f64 * self.load.batch_records as f64;
         let due = self.started + Duration::from_secs_f64((self.sent as f64 + turn) / per_producer);
-        if due > Instant::now() {
-            sleep_until(due.into()).await;
+        while due > Instant::now() {
+            let Some(oldest) = self.window.front_mut() else {
+                sleep_until(due.into()).await;
+                break;
+            };
+            tokio::select! {
+                biased;
+                acknowledged = &mut oldest.delivery => {
+                    acknowledged.map_err(|error| sdk::delivery_failure(&error))?;
+                    self.count_oldest();
+                }
+                () = sleep_until(due.into()) => {}
+            }
         }
+        Ok(())
     }
 
     async fn send_batch(
@@ -233,12 +246,19 @@ impl Worker {
     }
 
     async fn await_oldest(&mut self) -> Result<(), Failure> {
-        let Some(pending) = self.window.pop_front() else { return Ok(()) };
-        pending.delivery.await.map_err(|error| sdk::delivery_failure(&error))?;
-        self.produced.acks.record(pending.sent_at.elapsed());
-        self.produced.records += pending.records;
-        self.produced.bytes += pending.records * self.load.record_bytes as u64;
+        let Some(oldest) = self.window.front_mut() else { return Ok(()) };
+        (&mut oldest.delivery).await.map_err(|error| sdk::delivery_failure(&error))?;
+        self.count_oldest();
         Ok(())
+    }
+
+    /// The oldest batch under way was acknowledged just now.
+    fn count_oldest(&mut self) {
+        if let Some(pending) = self.window.pop_front() {
+            self.produced.acks.record(pending.sent_at.elapsed());
+            self.produced.records += pending.records;
+            self.produced.bytes += pending.records * self.load.record_bytes as u64;
+        }
     }
 }
 

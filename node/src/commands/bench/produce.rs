@@ -12,7 +12,7 @@ use weir_transport::bench::Direction;
 use super::args::{ProduceArgs, Shape};
 use super::baseline::{self, composite_limit};
 use super::load::{self, Load, Produced, Until};
-use super::report::{Report, map, round};
+use super::report::{Figures, Report, map, round};
 use super::target::{self, Target};
 use crate::commands::figures::{Latencies, median};
 use crate::exit::Failure;
@@ -93,7 +93,7 @@ fn median_of(rounds: &[Round], figure: impl Fn(&Round) -> f64) -> Option<f64> {
     median(&rounds.iter().map(figure).collect::<Vec<_>>())
 }
 
-fn row(n: usize, of: &Round, compare: bool) -> serde_json::Map<String, serde_json::Value> {
+fn row(n: usize, of: &Round, compare: bool) -> Figures {
     let mut row = map([("round", json!(n + 1)), ("weir_mb_per_s", round(of.weir))]);
     if compare {
         row.extend(map([
@@ -142,7 +142,7 @@ pub fn plan(shape: &Shape, topic: String, total: u64) -> Load {
 }
 
 /// What was asked for, for the report.
-pub fn settings(shape: &Shape) -> serde_json::Map<String, serde_json::Value> {
+pub fn settings(shape: &Shape) -> Figures {
     map([
         ("record_bytes", json!(shape.record_size)),
         ("batch_records", json!(shape.batch)),
@@ -165,7 +165,7 @@ mod tests {
             [round(100.0, 100.0, 40.0), round(1_000.0, 1_000.0, 450.0), round(10.0, 10.0, 1.0)];
         assert_eq!(median_of(&rounds, |r| r.weir / r.limit()), Some(0.8));
         assert_eq!(limit_of(&rounds), json!(50.0));
-        assert_eq!(row(0, &rounds[0], true)["ratio_to_limit"], json!(0.8));
-        assert!(row(0, &rounds[0], false).get("ratio_to_limit").is_none());
+        assert_eq!(row(0, &rounds[0], true).get("ratio_to_limit"), &json!(0.8));
+        assert!(row(0, &rounds[0], false).get("ratio_to_limit").is_null());
     }
 }

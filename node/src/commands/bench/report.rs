@@ -1,7 +1,7 @@
 //! What a bench found: one JSON object, or lines for people.
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::commands::figures::{self, Percentiles};
 use crate::exit::CommandResult;
@@ -13,7 +13,7 @@ pub struct Report {
     /// Which one.
     pub bench: &'static str,
     /// What was asked for.
-    pub settings: Map<String, Value>,
+    pub settings: Figures,
     /// Records produced or consumed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
@@ -52,16 +52,47 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_cpu_percent: Option<f64>,
     /// Further figures.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub more: Map<String, Value>,
+    #[serde(skip_serializing_if = "Figures::is_empty")]
+    pub more: Figures,
     /// One object a case or round.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rows: Vec<Map<String, Value>>,
+    pub rows: Vec<Figures>,
+}
+
+/// Names and values in an order that people can read: a JSON object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures(Vec<(String, Value)>);
+
+impl Figures {
+    /// Adds one.
+    pub fn push(&mut self, name: impl Into<String>, value: Value) {
+        self.0.push((name.into(), value));
+    }
+
+    /// Adds all of `more`.
+    pub fn extend(&mut self, more: Figures) {
+        self.0.extend(more.0);
+    }
+
+    /// The value of this name; null if there is none.
+    pub fn get(&self, name: &str) -> &Value {
+        self.0.iter().find(|(known, _)| known == name).map_or(&Value::Null, |(_, value)| value)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Figures {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// Names and values, for settings and rows.
-pub fn map<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
-    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+pub fn map<const N: usize>(members: [(&str, Value); N]) -> Figures {
+    Figures(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 /// A figure with as many digits as mean something.
@@ -77,7 +108,7 @@ pub fn round(value: f64) -> Value {
 
 impl Report {
     /// An empty report.
-    pub fn new(bench: &'static str, settings: Map<String, Value>) -> Report {
+    pub fn new(bench: &'static str, settings: Figures) -> Report {
         Report { bench, settings, ..Report::default() }
     }
 
@@ -87,8 +118,12 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let settings: Vec<String> =
-            self.settings.iter().map(|(name, value)| format!("{name} {}", plain(value))).collect();
+        let settings: Vec<String> = self
+            .settings
+            .0
+            .iter()
+            .map(|(name, value)| format!("{name} {}", plain(value)))
+            .collect();
         let mut text = format!("{}: {}\n", self.bench, settings.join(", "));
         text.push_str(&self.rows_text());
         let mut line = |name: &str, value: String| {
@@ -120,7 +155,7 @@ impl Report {
         for (name, value) in others.into_iter().filter_map(|(n, v)| Some((n, v?))) {
             line(name, format!("{value:.2}"));
         }
-        for (name, value) in &self.more {
+        for (name, value) in &self.more.0 {
             line(&name.replace('_', " "), plain(value));
         }
         text
@@ -128,9 +163,8 @@ impl Report {
 
     fn rows_text(&self) -> String {
         let Some(first) = self.rows.first() else { return String::new() };
-        let names: Vec<&String> = first.keys().collect();
-        let cell =
-            |row: &Map<String, Value>, name: &String| row.get(name).map_or(String::new(), plain);
+        let names: Vec<&String> = first.0.iter().map(|(name, _)| name).collect();
+        let cell = |row: &Figures, name: &String| plain(row.get(name));
         let widths: Vec<usize> = names
             .iter()
             .map(|name| {
@@ -194,7 +228,7 @@ mod tests {
             map([("batch", json!(1)), ("mb_per_s", round(1.23456))]),
             map([("batch", json!(10_000)), ("mb_per_s", round(1234.5))]),
         ];
-        let report = Report { rows, ..Report::new("sweep", Map::new()) };
+        let report = Report { rows, ..Report::new("sweep", Figures::default()) };
         let want = "   batch  mb_per_s\n       1     1.235\n  10,000     1,235\n";
         assert!(report.text().ends_with(want), "{}", report.text());
         assert_eq!(round(f64::NAN), Value::Null);

@@ -10,7 +10,7 @@ mod input;
 mod sink;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -251,7 +251,7 @@ impl Run {
         mut collector: Collector,
         checkpoint: Option<PathBuf>,
     ) -> CommandResult {
-        let ended = self.pump(&mut collector, checkpoint.as_ref()).await;
+        let ended = self.pump(&mut collector, checkpoint.as_deref()).await;
         let ended = match (ended, &checkpoint) {
             (Ok(()), Some(path)) => self.save(&collector, path).await,
             (ended, _) => ended,
@@ -263,7 +263,7 @@ impl Run {
     async fn pump(
         &mut self,
         collector: &mut Collector,
-        checkpoint: Option<&PathBuf>,
+        checkpoint: Option<&Path>,
     ) -> Result<(), Failure> {
         let mut tick = interval(CHECKPOINT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -292,7 +292,7 @@ impl Run {
     }
 
     /// Writes how far the files were collected, once the node has all of it.
-    async fn save(&self, collector: &Collector, path: &PathBuf) -> Result<(), Failure> {
+    async fn save(&self, collector: &Collector, path: &Path) -> Result<(), Failure> {
         let files = collector.checkpoints();
         self.sink.flush().await?;
         let saved = Saved::new(&self.topic, &self.cluster, files);
