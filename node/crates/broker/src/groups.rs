@@ -57,7 +57,7 @@ impl Groups {
 
     /// Tells the log how long entries are kept. To be called once the log is started.
     pub fn settle_log(&self) {
-        let retention = Retention { age_ms: Some(ENTRY_AGE_MS), bytes: None };
+        let retention = Retention { age_ms: Some(ENTRY_AGE_MS), ..Retention::default() };
         self.log.set_retention(GROUPS_PARTITION, retention);
     }
 

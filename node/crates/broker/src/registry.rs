@@ -236,6 +236,7 @@ fn retention(config: &TopicConfig) -> Retention {
     Retention {
         age_ms: config.retention_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
         bytes: config.retention_bytes,
+        min_bytes: config.retention_min_bytes,
     }
 }
 

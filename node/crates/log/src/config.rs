@@ -89,4 +89,6 @@ pub struct Retention {
     pub age_ms: Option<i64>,
     /// The oldest records may go while more bytes than this are kept. `None`: no bound.
     pub bytes: Option<u64>,
+    /// Age alone leaves a partition at least this much, in bytes.
+    pub min_bytes: u64,
 }

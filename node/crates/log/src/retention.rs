@@ -40,8 +40,9 @@ pub(crate) fn expired_end(
     let mut left = total_bytes;
     let mut end = None;
     for extent in extents {
-        let too_old = oldest.is_some_and(|oldest| extent.append_time.0 < oldest);
         let without = left.saturating_sub(extent.bytes);
+        let too_old = oldest.is_some_and(|oldest| extent.append_time.0 < oldest)
+            && without >= retention.min_bytes;
         let too_much = retention.bytes.is_some_and(|bytes| without >= bytes);
         if !too_old && !too_much {
             break;
@@ -181,8 +182,8 @@ mod tests {
     /// Goal: age and size each let the oldest go, and no more than they must.
     #[test]
     fn bounds() {
-        let age = |age_ms| Retention { age_ms: Some(age_ms), bytes: None };
-        let size = |bytes| Retention { age_ms: None, bytes: Some(bytes) };
+        let age = |age_ms| Retention { age_ms: Some(age_ms), ..Retention::default() };
+        let size = |bytes| Retention { bytes: Some(bytes), ..Retention::default() };
         assert_eq!(end(age(2_000), Some(5_000)), Some(20));
         assert_eq!(end(age(2_001), Some(4_000)), Some(10));
         assert_eq!(end(age(1_000), None), None);
@@ -191,9 +192,13 @@ mod tests {
         assert_eq!(end(size(401), None), None);
         assert_eq!(end(size(400), None), Some(10));
         assert_eq!(end(size(0), None), Some(50));
-        let both = Retention { age_ms: Some(4_000), bytes: Some(250) };
+        let both = Retention { age_ms: Some(4_000), bytes: Some(250), min_bytes: 0 };
         assert_eq!(end(both, Some(5_500)), Some(20));
         assert_eq!(end(Retention::default(), Some(i64::MAX)), None);
+        let floor = |min_bytes| Retention { min_bytes, ..age(0) };
+        assert_eq!(end(floor(200), Some(99_999)), Some(30));
+        assert_eq!(end(floor(201), Some(99_999)), Some(20));
+        assert_eq!(end(Retention { bytes: Some(100), ..floor(200) }, Some(99_999)), Some(40));
     }
 
     /// Goal: only a forward step beyond an hour suspends, and only confirmation ends it.

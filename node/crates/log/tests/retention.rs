@@ -52,7 +52,7 @@ fn mixed_retention_shares_files() {
     let disk = SimDisk::new(1);
     let clock = HandClock::at(1_000_000);
     let log = open(&disk, &clock);
-    log.log.set_retention(SHORT, Retention { age_ms: Some(60_000), bytes: None });
+    log.log.set_retention(SHORT, Retention { age_ms: Some(60_000), ..Retention::default() });
     log.log.set_retention(LONG, Retention::default());
     fill(&log, 0, 400, 1_000_000);
     let full = log.log.shard_stats()[0].bytes_on_disk;
@@ -84,7 +84,7 @@ fn by_size() {
     let disk = SimDisk::new(2);
     let clock = HandClock::at(1_000_000);
     let log = open(&disk, &clock);
-    log.log.set_retention(SHORT, Retention { age_ms: None, bytes: Some(200_000) });
+    log.log.set_retention(SHORT, Retention { bytes: Some(200_000), ..Retention::default() });
     fill(&log, 0, 300, 1_000_000);
     until("the size shrinks", || log.log.stats(SHORT).unwrap().bytes < 240_000);
     let stats = log.log.stats(SHORT).unwrap();
@@ -99,11 +99,11 @@ fn a_jump_of_the_clock() {
     let log = open(&disk, &clock);
     fill(&log, 0, 50, 1_000_000);
     // The clock is seen once before it jumps.
-    log.log.set_retention(LONG, Retention { age_ms: None, bytes: Some(0) });
+    log.log.set_retention(LONG, Retention { bytes: Some(0), ..Retention::default() });
     log.recorder.wait_start(LONG.0, Offset(1));
     clock.jump_to(1_800_000_000_000);
     until("suspension", || log.log.shard_stats()[0].clock_suspended);
-    log.log.set_retention(SHORT, Retention { age_ms: Some(60_000), bytes: None });
+    log.log.set_retention(SHORT, Retention { age_ms: Some(60_000), ..Retention::default() });
     // A round of retention passes: it moves the other partition's start.
     log.append(&entry(LONG.0, 52).records(1, 10).append_time(1_000_000));
     log.recorder.wait_start(LONG.0, Offset(53));
@@ -176,7 +176,7 @@ fn cut_while_cleaning(seed: u64, at: u64) -> bool {
     let clock = HandClock::at(1_000_000);
     let config = LogConfig { file_bytes: 24 * 1024, ..config() };
     let log = start(config.clone(), Arc::new(disk.clone()), clock.clone());
-    log.log.set_retention(SHORT, Retention { age_ms: None, bytes: Some(30_000) });
+    log.log.set_retention(SHORT, Retention { bytes: Some(30_000), ..Retention::default() });
     disk.set_faults(Faults { cut_at_sync: Some(at), ..Faults::default() });
     let mut sent = [0i64; 2];
     for n in 0..150 {
