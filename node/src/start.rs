@@ -195,18 +195,24 @@ fn announce(
     }
     if std::io::stderr().is_terminal() {
         // Nobody reads it if it cannot be written.
-        let text = welcome(run, &ca, ca_created, certificates_required);
+        let found = paths::default_data_dir().is_ok_and(|default| default == data_dir);
+        let how = if found {
+            "without options".to_owned()
+        } else {
+            format!("with --data-dir {}", data_dir.display())
+        };
+        let text = welcome(run, &ca, &how, ca_created, certificates_required);
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
     Ok(())
 }
 
-fn welcome(run: &RunFile, ca: &Path, first: bool, certificates: bool) -> String {
+fn welcome(run: &RunFile, ca: &Path, how: &str, first: bool, certificates: bool) -> String {
     let mut text = format!("\n  The node serves on {} (QUIC).", run.listen);
     if let Some(http) = run.http {
         text += &format!(" Health and metrics: http://{http}/");
     }
-    text += "\n  On this machine: weir status, weir topic list, …, without options.\n";
+    text += &format!("\n  On this machine: weir status, weir topic list, …, {how}.\n");
     if first || certificates {
         text += &format!("  Clients on other machines need a copy of {}\n", ca.display());
     }
@@ -343,11 +349,11 @@ mod tests {
             listen: "0.0.0.0:7447".parse().unwrap(),
             http: Some("127.0.0.1:7448".parse().unwrap()),
         };
-        let text = welcome(&run, Path::new("/d/tls/ca.pem"), true, true);
+        let text = welcome(&run, Path::new("/d/tls/ca.pem"), "without options", true, true);
         for part in ["/d/tls/ca.pem", "weir cert client", "http://127.0.0.1:7448/"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        let quiet = welcome(&run, Path::new("/d/tls/ca.pem"), false, false);
+        let quiet = welcome(&run, Path::new("/d/tls/ca.pem"), "without options", false, false);
         assert!(!quiet.contains("ca.pem"), "{quiet}");
     }
 }

@@ -184,6 +184,7 @@ impl NodeProcess {
                 bail!("the node ended ({status}) before it served:\n{}", self.log());
             }
             ensure!(begun.elapsed() < PATIENCE, "the node does not serve:\n{}", self.log());
+            // sleep: between looks at another process, within a bound
             std::thread::sleep(LOOK_AGAIN);
         }
     }
@@ -310,6 +311,7 @@ impl NodeProcess {
                 return Ok(status);
             }
             ensure!(begun.elapsed() < PATIENCE, "the node does not end:\n{}", self.log());
+            // sleep: between looks at another process, within a bound
             std::thread::sleep(LOOK_AGAIN);
         }
     }

@@ -208,6 +208,7 @@ async fn partitions() {
         let record = ProducerRecord::new("t", "v");
         let metadata = soon(soon(producer.send(record)).await.unwrap()).await.unwrap();
         seen.insert(metadata.partition);
+        // sleep: the turn is over when its linger is, which is time
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

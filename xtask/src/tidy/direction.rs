@@ -21,7 +21,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     (
         "weir-tests",
         "tests/",
-        &["weir-core", "weir-client", "weir-transport", "weir-log", "weir-collect"],
+        &["weir-core", "weir-client", "weir-transport", "weir-log", "weir-broker", "weir-collect"],
     ),
     ("xtask", "xtask/", &[]),
 ];

@@ -87,7 +87,8 @@ impl Formatter {
         json_text(topic, out);
         let (offset, timestamp) = (record.offset.0, record.timestamp.0);
         let numbers = format!(
-            ",\"partition\":{partition},\"offset\":{offset},\"timestamp\":{timestamp},\"time\":\"{}\"",
+            ",\"partition\":{partition},\"offset\":{offset},\"timestamp\":{timestamp},\
+             \"time\":\"{}\"",
             format_time(timestamp)
         );
         out.extend_from_slice(numbers.as_bytes());

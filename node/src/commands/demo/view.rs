@@ -258,9 +258,9 @@ mod tests {
     }
 
     fn full() -> Stats {
-        let position = "{\"device\":\"gps-1\",\"fix\":\"rtk_fixed\",\"time\":\"2026-01-31T13:05:09.000Z\",\
-                        \"lat\":-45.191512,\"lon\":-171.714623,\"speed_mps\":33.9,\"course_deg\":271.5,\
-                        \"satellites_used\":19}";
+        let position = r#"{"device":"gps-1","fix":"rtk_fixed","time":"2026-01-31T13:05:09.000Z",
+            "lat":-45.191512,"lon":-171.714623,"speed_mps":33.9,"course_deg":271.5,
+            "satellites_used":19}"#;
         let mut stats = saw("gps.position", 0, &[("gps-1", position)]);
         see(
             &mut stats,

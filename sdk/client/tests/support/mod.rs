@@ -146,6 +146,7 @@ impl Node {
             loop {
                 match ServerEndpoint::bind(self.listen.clone()) {
                     Ok(endpoint) => return Arc::new(endpoint),
+                    // sleep: nothing tells when the system has let go of a port
                     Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                 }
             }

@@ -132,7 +132,8 @@ proptest! {
         doubled in any::<(proptest::sample::Index, proptest::sample::Index)>(),
         value_bytes in 0_usize..200_000,
     ) {
-        let text: String = (0..value_bytes / 8).map(|index| format!("{:08x}", index % 777)).collect();
+        let words = 0..value_bytes / 8;
+        let text: String = words.map(|index| format!("{:08x}", index % 777)).collect();
         let good = batch(way, &[record(1, Some("k"), Some(&text)), record(2, None, None)]);
         let mut payload = good[61..].to_vec();
         for (at, byte) in changes {
