@@ -4,7 +4,7 @@
 //! that a slow one is noticed.
 
 use crate::process::{self, cargo};
-use crate::{dist, policy, tidy};
+use crate::{dist, policy, tidy, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -131,14 +131,19 @@ fn docs() -> Result<()> {
     process::run(build().args(args).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// Examples and benches are compiled here too; bounded fuzzing is tests of `weir-fuzz`.
+/// Examples are compiled here too; bounded fuzzing is tests of `weir-fuzz`.
 fn tests() -> Result<()> {
+    // One selection of targets for building and for running: another one may unify features of
+    // dependencies in another way, and build them all again.
+    let targets = ["--workspace", "--lib", "--bins", "--tests", "--examples"];
+    process::run(build().arg("build").args(targets))?;
     // Tests start the node itself, as a process of its own.
-    process::run(build().args(["build", "-p", "weir-node"]))?;
+    let program = workspace::target_dir()?.join("debug/weir");
     if process::succeeds(cargo().args(["nextest", "--version"])) {
-        return process::run(build().args(["nextest", "run", "--workspace", "--no-fail-fast"]));
+        let run = ["nextest", "run", "--no-fail-fast"];
+        return process::run(build().args(run).args(targets).env("WEIR_BIN", program));
     }
-    process::run(build().args(["test", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
+    process::run(build().arg("test").args(targets).env("WEIR_BIN", program))
 }
 
 fn doctests() -> Result<()> {

@@ -470,6 +470,16 @@ fn what_is_said_of_each_record_is_true() {
     run(0..1_000, rules, faults, Simulation::check_logs);
 }
 
+/// Goal: the same where batches are given up while their frames are still on the way: what was sent
+/// behind them on a lost connection must not be sent under another number.
+#[test]
+fn frames_of_batches_that_were_given_up_arrive_all_the_same() {
+    let faults =
+        Faults { disconnect: 700, late_frames: true, step_max_ms: 60, ..Faults::default() };
+    let rules = Rules { delivery_timeout: Duration::from_millis(150), ..rules() };
+    run(0..4_000, rules, faults, Simulation::check_logs);
+}
+
 /// Goal: a producer that is not idempotent keeps the order and loses nothing, though a retry may
 /// store a batch twice.
 #[test]
