@@ -145,7 +145,7 @@ fn take_priority(text: &str) -> Result<(Option<u8>, &str), SyslogError> {
     Ok((Some(priority.ok_or(SyslogError::Priority)?), rest))
 }
 
-/// What follows `<priority>1 `: TIMESTAMP HOST APP PROCID MSGID DATA [MSG], `-` for none.
+/// What follows `<priority>1 `: TIMESTAMP HOST APP PROCID MSGID DATA and perhaps MSG, `-` for none.
 fn parse_5424(text: &str, reference: Reference) -> Result<Message, SyslogError> {
     let mut rest = text;
     let mut fields = [None; 5];

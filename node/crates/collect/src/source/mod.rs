@@ -1,5 +1,5 @@
 //! Where bytes come from. Every source runs on a thread or task of its own and hands chunks over
-//! through a channel of [`CHANNEL_CHUNKS`](crate::limits::CHANNEL_CHUNKS), so a slow caller
+//! through a channel of [`crate::limits::CHANNEL_CHUNKS`], so a slow caller
 //! slows the source (files, TCP, serial) or loses datagrams in the kernel (UDP).
 
 mod files;
