@@ -412,7 +412,7 @@ impl<C> Partition<C> {
             ErrorCode::SequenceGap | ErrorCode::UnknownProducer if rules.idempotent => {
                 // Where the batch before it may yet arrive by a connection that was lost, so may
                 // this one: it cannot be sent under another number.
-                if false && lost_in_doubt && batch.connections > 1 {
+                if lost_in_doubt && batch.connections > 1 {
                     self.fail(place, unsure(refusal), rules, out);
                     return true;
                 }
