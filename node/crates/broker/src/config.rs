@@ -23,7 +23,7 @@ pub struct BrokerConfig {
     pub allow_anonymous: bool,
     /// Who may do what.
     pub access: Access,
-    /// Settings of the log; its folder lies within `data_dir`.
+    /// Settings of the log, which is kept in `data_dir`, too.
     pub log: LogConfig,
     /// Most connections.
     pub connections_max: usize,
@@ -45,7 +45,7 @@ impl BrokerConfig {
     pub fn new(data_dir: impl Into<PathBuf>) -> BrokerConfig {
         let data_dir = data_dir.into();
         BrokerConfig {
-            log: LogConfig::new(data_dir.join("log")),
+            log: LogConfig::new(data_dir.clone()),
             data_dir,
             listen: SocketAddr::from(([127, 0, 0, 1], weir_core::wire::DEFAULT_PORT)),
             node_name: "weir".to_owned(),

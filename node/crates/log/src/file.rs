@@ -58,7 +58,7 @@ impl LogFile {
         db.is_some()
     }
 
-    /// Nobody uses the file any more, until [`LogFile::release`].
+    /// Nobody uses the file any more.
     pub(crate) fn quarantine(&self, error: &DbError) {
         let mut quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
         if quarantine.is_none() {
