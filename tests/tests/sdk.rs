@@ -29,6 +29,7 @@ async fn start(dir: &Path, listen: SocketAddr) -> Broker {
             match Broker::start(config.clone()).await {
                 Ok(broker) => return broker,
                 Err(error) if error.to_string().contains("in use") => {
+                    // sleep: nothing tells when the system has let go of a port
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Err(error) => panic!("{error}"),
@@ -88,6 +89,7 @@ async fn restarts_lose_nothing_and_double_nothing() {
             let record = record.with_partition((n % u64::from(PARTITIONS)) as u32);
             deliveries.push((n, soon(producer.send(record)).await.unwrap()));
             if n % 50 == 0 {
+                // sleep: spreads the records over the restarts; any spread must pass
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
@@ -101,6 +103,7 @@ async fn restarts_lose_nothing_and_double_nothing() {
     });
     let consuming = tokio::spawn(async move { take(&mut consumer, RECORDS as usize).await });
     for _ in 0..RESTARTS {
+        // sleep: lets work go on between restarts; any amount of it must pass
         tokio::time::sleep(Duration::from_millis(150)).await;
         soon(broker.stop()).await;
         broker = start(dir.path(), address).await;
