@@ -44,9 +44,10 @@ pub fn run(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The binary that the tests use.
+/// The binary that the tests use, built with the same selection of targets: another one may unify
+/// features of dependencies in another way, and build them all again.
 fn build_debug() -> Result<PathBuf> {
-    process::run(cargo().args(["build", "--quiet", "-p", "weir-node"]))?;
+    process::run(crate::test::build().args(["build", "--quiet"]).args(crate::test::TARGETS))?;
     Ok(workspace::target_dir()?.join("debug/weir"))
 }
 

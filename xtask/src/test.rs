@@ -9,6 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// One selection of targets for building and for running: another one may unify features of
+/// dependencies in another way, and build them all again.
+pub const TARGETS: [&str; 5] = ["--workspace", "--lib", "--bins", "--tests", "--examples"];
+
 struct Step {
     name: &'static str,
     about: &'static str,
@@ -101,7 +105,7 @@ fn install_components() -> Result<()> {
 }
 
 /// In continuous integration nothing is built twice, so incremental files are only a cost.
-fn build() -> Command {
+pub fn build() -> Command {
     let mut command = cargo();
     if std::env::var_os("CI").is_some() {
         command.env("CARGO_INCREMENTAL", "0");
@@ -133,17 +137,14 @@ fn docs() -> Result<()> {
 
 /// Examples are compiled here too; bounded fuzzing is tests of `weir-fuzz`.
 fn tests() -> Result<()> {
-    // One selection of targets for building and for running: another one may unify features of
-    // dependencies in another way, and build them all again.
-    let targets = ["--workspace", "--lib", "--bins", "--tests", "--examples"];
-    process::run(build().arg("build").args(targets))?;
+    process::run(build().arg("build").args(TARGETS))?;
     // Tests start the node itself, as a process of its own.
     let program = workspace::target_dir()?.join("debug/weir");
     if process::succeeds(cargo().args(["nextest", "--version"])) {
         let run = ["nextest", "run", "--no-fail-fast"];
-        return process::run(build().args(run).args(targets).env("WEIR_BIN", program));
+        return process::run(build().args(run).args(TARGETS).env("WEIR_BIN", program));
     }
-    process::run(build().arg("test").args(targets).env("WEIR_BIN", program))
+    process::run(build().arg("test").args(TARGETS).env("WEIR_BIN", program))
 }
 
 fn doctests() -> Result<()> {
