@@ -157,7 +157,13 @@ impl Model {
                 expected.extend(records.map(|(n, r)| (entry.base + n as i64, r.1.clone())));
             }
             let values = support::values(log, p, 0);
-            assert!(values == expected, "partition {p} reads back otherwise");
+            let differs = values.iter().zip(&expected).position(|(a, b)| a != b);
+            assert!(
+                values == expected,
+                "partition {p} reads back otherwise: {} values, {} expected, first other at {differs:?}",
+                values.len(),
+                expected.len()
+            );
         }
     }
 }
