@@ -160,7 +160,7 @@ impl Model {
             let differs = values.iter().zip(&expected).position(|(a, b)| a != b);
             assert!(
                 values == expected,
-                "partition {p} reads back otherwise: {} values, {} expected, first other at {differs:?}",
+                "partition {p} reads back otherwise: {} of {}, first other {differs:?}",
                 values.len(),
                 expected.len()
             );
