@@ -1,9 +1,10 @@
 //! `cargo xtask dist`: a self-contained binary in a reproducible tarball, and a try-out of it.
 //!
-//! The binary is static: musl's target where it is installed, else glibc linked statically
-//! (`+crt-static`). Names are then looked up with what glibc has built in, files and DNS; a
-//! machine that resolves names by another service (`nsswitch.conf`: sssd, mDNS) needs addresses
-//! instead. A node never looks names up itself.
+//! The binary is static: musl's target where that and a C compiler for it are installed (`rustup
+//! target add x86_64-unknown-linux-musl`, and musl-tools of Debian or musl-gcc elsewhere), else
+//! glibc linked statically (`+crt-static`). Names are then looked up with what glibc has built in,
+//! files and DNS; a machine that resolves names by another service (`nsswitch.conf`: sssd, mDNS)
+//! needs addresses instead. A node never looks names up itself.
 
 use crate::archive::{Entry, tar_gz};
 use crate::process::{self, cargo};
@@ -52,11 +53,7 @@ fn build_debug() -> Result<PathBuf> {
 }
 
 fn build_static() -> Result<PathBuf> {
-    let host = host()?;
-    let arch = host.split('-').next().unwrap_or_default();
-    let musl = format!("{arch}-unknown-linux-musl");
-    let target = if is_installed(&musl) { musl } else { host };
-    println!("building for {target}");
+    let target = choose_target(&host()?);
     // A target is named even where it is the host's, so that build scripts and macros, which must
     // load libraries, are built without these flags.
     let mut command = cargo();
@@ -75,6 +72,33 @@ fn build_static() -> Result<PathBuf> {
     let binary = workspace::target_dir()?.join(&target).join("dist/weir");
     check_static(&binary)?;
     Ok(binary)
+}
+
+/// The target to build for, and says so, with the reason where it is not musl's.
+fn choose_target(host: &str) -> String {
+    let arch = host.split('-').next().unwrap_or_default();
+    let musl = format!("{arch}-unknown-linux-musl");
+    let reason = if !is_installed(&musl) {
+        format!("{musl} is not installed: `rustup target add {musl}` would")
+    } else if !compiles_c(arch, &musl) {
+        format!("there is no C compiler for {musl}: {arch}-linux-musl-gcc (musl-tools) would be")
+    } else {
+        println!("building for {musl}");
+        return musl;
+    };
+    println!("building for {host}, with glibc linked statically: {reason}");
+    host.to_owned()
+}
+
+/// Whether the C parts of dependencies can be built for musl: by what the environment names, or by
+/// the compiler that the build scripts look for.
+fn compiles_c(arch: &str, musl: &str) -> bool {
+    let named =
+        [format!("CC_{musl}"), format!("CC_{}", musl.replace('-', "_")), "TARGET_CC".into()]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some());
+    let usual = format!("{arch}-linux-musl-gcc");
+    named || process::output(Command::new(usual).arg("--version")).is_ok()
 }
 
 /// Static, and without paths of this machine in messages of panics.
@@ -213,6 +237,9 @@ fn try_out(tarball: &Path) -> Result<()> {
     if config.parse::<toml::Table>().is_err() {
         bail!("node --print-config prints no TOML:\n{config}");
     }
+    // A node, its disk and clients over QUIC, all of it from this one file.
+    let demo = in_nothing(&["demo", "--for", "2s", "--json", "--dir", "demo"])?;
+    ensure!(demo.contains("host.sensors"), "the demo stored nothing: {demo}");
     println!("installed to {}: {}", root.display(), version.trim());
     Ok(())
 }
