@@ -139,7 +139,7 @@ fn warnings(shared: &Shared, shards: &[ShardStats]) -> Vec<String> {
         if stats.clock_suspended {
             warnings.push(format!(
                 "shard {shard} drops nothing by age: the clock stepped forward by more than an \
-                 hour; confirm the time if it is right"
+                 hour, so the age of records is not known; confirm the time if it is right"
             ));
         }
         for file in &stats.quarantined {

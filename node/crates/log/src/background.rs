@@ -177,6 +177,8 @@ enum Next {
 struct Upkeep<'a> {
     shards: &'a [Arc<Shard>],
     clock: ClockWatch,
+    /// Whether the append times that the start found were looked at.
+    times_checked: bool,
     interval: Duration,
     next: Instant,
     scrub_interval: Duration,
@@ -189,9 +191,14 @@ impl Upkeep<'_> {
         let (interval, scrub_interval) = config
             .map_or((RETRY, RETRY), |config| (config.retention_interval, config.scrub_interval));
         let now = Instant::now();
+        // From the start on: a clock that is set right within the first interval steps, too.
+        let clock = shards.first().map_or_else(ClockWatch::default, |shard| {
+            ClockWatch::begin(shard.clock.now(), shard.clock.monotonic())
+        });
         Upkeep {
             shards,
-            clock: ClockWatch::default(),
+            clock,
+            times_checked: false,
             interval,
             next: now + interval,
             scrub_interval,
@@ -205,6 +212,12 @@ impl Upkeep<'_> {
 
     /// Looks after all shards.
     fn round(&mut self, background: &Background, time_confirmed: bool) {
+        // Not before: which partitions expire by age is set after the start.
+        if !std::mem::replace(&mut self.times_checked, true)
+            && let Some(shard) = self.shards.iter().find(|shard| shard.has_impossible_times())
+        {
+            self.clock.impossible_times(shard.clock.now());
+        }
         if time_confirmed {
             self.clock.confirm();
         }

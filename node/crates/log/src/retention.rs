@@ -2,7 +2,8 @@
 //!
 //! Age is that of the append time. It counts only while the clock is trusted: a forward step of
 //! more than an hour, seen as wall time outrunning monotonic time, suspends it until somebody
-//! confirms the time; a clock that lies before the newest append expires nothing.
+//! confirms the time; so does a start with records from before there were any. A clock that lies
+//! before the newest append expires nothing.
 
 use crate::config::Retention;
 use crate::index::{PartitionIndex, Run, Segment};
@@ -16,6 +17,9 @@ use weir_core::{Offset, PartitionId, TimestampMs};
 
 /// A forward step of the wall clock beyond this is not believed at once.
 const STEP_MAX_MS: i64 = 3_600_000;
+/// 2026-01-01T00:00:00Z. There was no log to append to before it, so a record with an older append
+/// time was stamped by a clock that was wrong, and nobody knows its age.
+const FIRST_APPEND_TIME: TimestampMs = TimestampMs(1_767_225_600_000);
 
 /// A stretch of a partition's log, as far as expiry is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,22 @@ pub(crate) struct ClockWatch {
 }
 
 impl ClockWatch {
+    /// Begins to watch.
+    pub(crate) fn begin(wall: TimestampMs, monotonic: Duration) -> ClockWatch {
+        ClockWatch { last: Some((wall, monotonic)), suspended: false }
+    }
+
+    /// The log holds records whose append time is impossible. Unless the clock is still as wrong,
+    /// it stepped while nobody watched: before this start.
+    pub(crate) fn impossible_times(&mut self, wall: TimestampMs) {
+        if wall >= FIRST_APPEND_TIME {
+            tracing::warn!(
+                "there are records of a clock that was wrong: retention by age is suspended"
+            );
+            self.suspended = true;
+        }
+    }
+
     /// Whether the clock is trusted.
     pub(crate) fn observe(&mut self, wall: TimestampMs, monotonic: Duration) -> bool {
         if let Some((last_wall, last_monotonic)) = self.last {
@@ -82,6 +102,26 @@ impl ClockWatch {
 }
 
 impl Shard {
+    /// Whether records that age would let go were stamped at a time when there was no log.
+    pub(crate) fn has_impossible_times(&self) -> bool {
+        let all = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_age = all.iter().filter(|(_, retention)| retention.age_ms.is_some());
+        let by_age: Vec<PartitionId> = by_age.map(|(&partition, _)| partition).collect();
+        by_age.into_iter().any(|partition| {
+            let (first, log_start) = {
+                let index = self.read_index();
+                let Some(places) = index.get(&partition) else { return false };
+                let Some(first) = places.segments.first() else { return false };
+                (first.clone(), places.log_start)
+            };
+            first.summary.append_min < FIRST_APPEND_TIME
+                && self.runs_of(partition, &first).is_ok_and(|runs| {
+                    let kept = runs.iter().find(|run| run.end > log_start);
+                    kept.is_some_and(|run| run.append_time < FIRST_APPEND_TIME)
+                })
+        })
+    }
+
     /// Asks the writer to move the log starts that retention allows to move.
     pub(crate) fn apply_retention(&self, now: Option<TimestampMs>) {
         self.metrics.clock_suspended.store(now.is_none(), Ordering::Relaxed);
@@ -199,6 +239,23 @@ mod tests {
         assert_eq!(end(floor(200), Some(99_999)), Some(30));
         assert_eq!(end(floor(201), Some(99_999)), Some(20));
         assert_eq!(end(Retention { bytes: Some(100), ..floor(200) }, Some(99_999)), Some(40));
+    }
+
+    /// Goal: a step that nobody saw, before the start, suspends, unless the clock is still wrong;
+    /// a step soon after the start is seen.
+    #[test]
+    fn a_step_before_the_start() {
+        let (early, now) = (TimestampMs(90_000), TimestampMs(FIRST_APPEND_TIME.0 + 1_000));
+        let begin = |wall| ClockWatch::begin(wall, Duration::ZERO);
+        let mut stepped = begin(now);
+        stepped.impossible_times(now);
+        assert!(!stepped.observe(now, Duration::ZERO));
+        stepped.confirm();
+        assert!(stepped.observe(now, Duration::ZERO));
+        let mut wrong = begin(early);
+        wrong.impossible_times(early);
+        assert!(wrong.observe(early, Duration::ZERO));
+        assert!(!wrong.observe(now, Duration::ZERO), "the first step after the start counts");
     }
 
     /// Goal: only a forward step beyond an hour suspends, and only confirmation ends it.
