@@ -13,10 +13,14 @@ use crate::client::{Client, unexpected};
 use crate::error::RequestError;
 use crate::{TopicChange, TopicConfig};
 
+/// How often a request whose answer was lost is repeated to find out what became of it.
+const REPEATS_MAX: usize = 3;
+
 /// Administration of a node. From [`Client::admin`]; cheap to clone.
 ///
-/// Every method is one request ([`Client::request`] says what is repeated when): dropping its
-/// future abandons the answer, while the request may be carried out all the same.
+/// A method is one request, with the exceptions named there ([`Client::request`] says what is
+/// repeated when): dropping its future abandons the answer, while the request may be carried out
+/// all the same.
 #[derive(Clone, Debug)]
 pub struct Admin {
     client: Client,
@@ -32,7 +36,7 @@ impl Admin {
     /// # Errors
     /// [`RequestError`]
     pub async fn topics(&self) -> Result<Vec<TopicInfo>, RequestError> {
-        self.ask_topics(Request::Topics { names: None }).await
+        self.ask_topics(&Request::Topics { names: None }).await
     }
 
     /// The topic of this name; `None` if there is none.
@@ -45,15 +49,54 @@ impl Admin {
 
     /// Creates a topic.
     ///
+    /// If the connection is lost before the answer came, it is asked again: a topic of this name
+    /// that is there by then counts as created by this call if it has the very settings asked for.
+    ///
     /// # Errors
-    /// [`RequestError`]; `topic-exists` if there is one of this name, whatever its settings.
+    /// [`RequestError`]; `topic-exists` if there is one of this name, whatever its settings. Its
+    /// outcome is `Unknown` if an answer was lost and the topic that is there has other settings.
     pub async fn create_topic(
         &self,
         name: &str,
         config: TopicConfig,
     ) -> Result<TopicInfo, RequestError> {
-        let request = Request::CreateTopic { name: name.to_owned(), config };
-        self.ask_topics(request).await?.pop().ok_or_else(unexpected)
+        let request = Request::CreateTopic { name: name.to_owned(), config: config.clone() };
+        let mut lost: Option<RequestError> = None;
+        for _ in 0..=REPEATS_MAX {
+            let error = match self.ask_topics(&request).await {
+                Ok(mut topics) => return topics.pop().ok_or_else(unexpected),
+                Err(error) => error,
+            };
+            lost = match (lost, error) {
+                (_, error @ RequestError::Lost(_)) => Some(error),
+                (None, error) => return Err(error),
+                (Some(lost), error) if error.code() == Some(ErrorCode::TopicExists) => {
+                    return self.created_before(name, &config, lost).await;
+                }
+                (Some(lost), error) => return Err(unresolved(lost, error)),
+            };
+        }
+        Err(lost.unwrap_or_else(unexpected))
+    }
+
+    /// The topic that a request made whose answer was lost.
+    async fn created_before(
+        &self,
+        name: &str,
+        config: &TopicConfig,
+        lost: RequestError,
+    ) -> Result<TopicInfo, RequestError> {
+        match self.topic(name).await {
+            Ok(Some(topic)) if topic.config == *config => Ok(topic),
+            Ok(_) => {
+                let message = format!(
+                    "{lost}; asked again, the node has a topic `{name}` with other settings than \
+                     these"
+                );
+                Err(RequestError::Refused(WireError::unknown(ErrorCode::TopicExists, message)))
+            }
+            Err(error) => Err(unresolved(lost, error)),
+        }
     }
 
     /// Creates a topic unless there is one of this name, whose settings then stay as they are.
@@ -86,18 +129,42 @@ impl Admin {
         change: TopicChange,
     ) -> Result<TopicInfo, RequestError> {
         let request = Request::AlterTopic { name: name.to_owned(), change };
-        let topic = self.ask_topics(request).await?.pop().ok_or_else(unexpected)?;
+        let topic = self.ask_topics(&request).await?.pop().ok_or_else(unexpected)?;
         self.client.forget_topic(name);
         Ok(topic)
     }
 
     /// Deletes a topic and all its records, for good.
     ///
+    /// Looks first which topic has the name. If the connection is lost before the answer came, it
+    /// is asked again as long as that very topic is there; another one that somebody made under
+    /// the same name since is left alone.
+    ///
     /// # Errors
     /// [`RequestError`]
     pub async fn delete_topic(&self, name: &str) -> Result<(), RequestError> {
+        let meant = self.client.fresh_topic(name).await?.map(|topic| topic.id);
         self.client.forget_topic(name);
-        self.ask_done(Request::DeleteTopic { name: name.to_owned() }).await
+        let request = Request::DeleteTopic { name: name.to_owned() };
+        let mut lost: Option<RequestError> = None;
+        for _ in 0..=REPEATS_MAX {
+            let error = match self.ask_done(&request).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let error = match (lost, error) {
+                (_, error @ RequestError::Lost(_)) => error,
+                (None, error) => return Err(error),
+                (Some(_), error) if error.code() == Some(ErrorCode::UnknownTopic) => return Ok(()),
+                (Some(lost), error) => return Err(unresolved(lost, error)),
+            };
+            match self.client.fresh_topic(name).await {
+                Ok(Some(topic)) if Some(topic.id) == meant => lost = Some(error),
+                Ok(_) => return Ok(()),
+                Err(reason) => return Err(unresolved(error, reason)),
+            }
+        }
+        Err(lost.unwrap_or_else(unexpected))
     }
 
     /// Drops all records of a partition below `before`, for good.
@@ -111,7 +178,7 @@ impl Admin {
         before: Offset,
     ) -> Result<(), RequestError> {
         let (topic, partition) = (topic.to_owned(), PartitionIndex(partition));
-        self.ask_done(Request::TrimPartition { topic, partition, before }).await
+        self.ask_done(&Request::TrimPartition { topic, partition, before }).await
     }
 
     /// The bounds of partitions, and the offsets that these positions name, in the order asked.
@@ -166,7 +233,7 @@ impl Admin {
         name: &str,
         positions: Vec<GroupPosition>,
     ) -> Result<(), RequestError> {
-        self.ask_done(Request::CommitPositions { group: name.to_owned(), positions }).await
+        self.ask_done(&Request::CommitPositions { group: name.to_owned(), positions }).await
     }
 
     /// Stores positions of a consumer group in one topic, given by offset, time or end, and
@@ -200,7 +267,7 @@ impl Admin {
     /// # Errors
     /// [`RequestError`]
     pub async fn delete_group(&self, name: &str) -> Result<(), RequestError> {
-        self.ask_done(Request::DeleteGroup { group: name.to_owned(), topics: None }).await
+        self.ask_done(&Request::DeleteGroup { group: name.to_owned(), topics: None }).await
     }
 
     /// Forgets a consumer group's positions in these topics.
@@ -213,7 +280,7 @@ impl Admin {
         topics: Vec<TopicId>,
     ) -> Result<(), RequestError> {
         let request = Request::DeleteGroup { group: name.to_owned(), topics: Some(topics) };
-        self.ask_done(request).await
+        self.ask_done(&request).await
     }
 
     /// The node and its partitions.
@@ -232,7 +299,7 @@ impl Admin {
     /// # Errors
     /// [`RequestError`]
     pub async fn confirm_time(&self) -> Result<(), RequestError> {
-        self.ask_done(Request::ConfirmTime {}).await
+        self.ask_done(&Request::ConfirmTime {}).await
     }
 
     async fn topic_id(&self, name: &str) -> Result<TopicId, RequestError> {
@@ -243,17 +310,22 @@ impl Admin {
         })
     }
 
-    async fn ask_topics(&self, request: Request) -> Result<Vec<TopicInfo>, RequestError> {
-        match self.client.request(&request).await? {
+    async fn ask_topics(&self, request: &Request) -> Result<Vec<TopicInfo>, RequestError> {
+        match self.client.request(request).await? {
             Response::Topics { topics } => Ok(topics),
             _ => Err(unexpected()),
         }
     }
 
-    async fn ask_done(&self, request: Request) -> Result<(), RequestError> {
-        match self.client.request(&request).await? {
+    async fn ask_done(&self, request: &Request) -> Result<(), RequestError> {
+        match self.client.request(request).await? {
             Response::Done {} => Ok(()),
             _ => Err(unexpected()),
         }
     }
+}
+
+/// What became of a request whose answer was lost could not be found out.
+fn unresolved(lost: RequestError, reason: RequestError) -> RequestError {
+    RequestError::Unresolved { lost: Box::new(lost), reason: Box::new(reason) }
 }

@@ -117,6 +117,15 @@ pub enum RequestError {
     /// twice blindly.
     #[error("the connection was lost before the answer came: {0}")]
     Lost(String),
+    /// The connection was lost before the answer came, and what became of the request could not be
+    /// found out afterwards.
+    #[error("{lost}; whether it took effect could not be found out: {reason}")]
+    Unresolved {
+        /// How the answer was lost.
+        lost: Box<RequestError>,
+        /// Why asking again did not help.
+        reason: Box<RequestError>,
+    },
     /// No answer came in time.
     #[error("no answer within {after:?}{}", because(.last))]
     TimedOut {
@@ -144,7 +153,7 @@ impl RequestError {
             Self::Connect(_) => Outcome::No,
             Self::Refused(error) => error.outcome,
             Self::TimedOut { outcome, .. } => *outcome,
-            Self::Lost(_) | Self::Protocol(_) => Outcome::Unknown,
+            Self::Lost(_) | Self::Unresolved { .. } | Self::Protocol(_) => Outcome::Unknown,
         }
     }
 
@@ -165,6 +174,7 @@ impl RequestError {
             Self::Connect(error) => error.retryable(),
             Self::Refused(error) => error.code.retryable(),
             Self::Lost(_) | Self::TimedOut { .. } => true,
+            Self::Unresolved { reason, .. } => reason.retryable(),
             Self::Protocol(_) => false,
         }
     }

@@ -8,6 +8,7 @@ use support::{Node, soon};
 use weir_client::{
     Client, ClientConfig, ConnectError, ErrorCode, Outcome, RequestError, TlsConfig, TopicConfig,
 };
+use weir_core::wire::message::Request;
 
 /// Goal: the node says who it is; requests work; the client goes on from another socket.
 #[tokio::test]
@@ -28,8 +29,7 @@ async fn hello_and_requests() {
     soon(client.close()).await;
 }
 
-/// Goal: what may be repeated is repeated when the answer is lost or the node says "not now"; what
-/// may not be is an error that says "unknown".
+/// Goal: what may be repeated is repeated when the answer is lost or the node says "not now".
 #[tokio::test]
 async fn lost_answers() {
     let node = Node::start().await;
@@ -40,11 +40,81 @@ async fn lost_answers() {
     assert_eq!(node.state().requests, 3);
     node.script(|script| script.refuse_requests.extend([ErrorCode::Busy, ErrorCode::Busy]));
     soon(admin.create_topic("t", TopicConfig::default())).await.unwrap();
+    // Through `request`, nothing is known of what may be asked instead.
     node.script(|script| script.lose_answers = 1);
-    let lost = soon(admin.create_topic("u", TopicConfig::default())).await.unwrap_err();
+    let name = "u".to_owned();
+    let create = Request::CreateTopic { name, config: TopicConfig::default() };
+    let lost = soon(client.request(&create)).await.unwrap_err();
     assert!(matches!(lost, RequestError::Lost(_)), "{lost}");
     assert_eq!(lost.outcome(), Outcome::Unknown);
     assert!(soon(admin.topic("u")).await.unwrap().is_some(), "it did happen");
+}
+
+/// Goal: a topic is created once and deleted once where the connection breaks between request and
+/// answer, however often; the caller learns how it is.
+#[tokio::test]
+async fn lost_answers_about_topics() {
+    let node = Node::start().await;
+    let admin = node.client().await.admin();
+    for lost in 1..=3 {
+        node.script(|script| script.lose_answers = lost);
+        let config = TopicConfig { partitions: 2, ..TopicConfig::default() };
+        let topic = soon(admin.create_topic("t", config.clone())).await.unwrap();
+        assert_eq!(topic.config, config);
+        assert_eq!(node.state().topics, [topic]);
+        node.script(|script| script.lose_answers = 0);
+        let again = soon(admin.create_topic("t", config)).await.unwrap_err();
+        assert_eq!((again.code(), again.outcome()), (Some(ErrorCode::TopicExists), Outcome::No));
+
+        let lose_deletion = |lost| node.script(|script| script.lose_deletions = lost);
+        lose_deletion(lost);
+        soon(admin.delete_topic("t")).await.unwrap();
+        assert_eq!(node.state().topics, []);
+        lose_deletion(0);
+        let again = soon(admin.delete_topic("t")).await.unwrap_err();
+        assert_eq!((again.code(), again.outcome()), (Some(ErrorCode::UnknownTopic), Outcome::No));
+    }
+}
+
+/// Goal: where it cannot be known what became of a request, the error says so and why.
+#[tokio::test]
+async fn lost_answers_that_stay_unknown() {
+    let node = Node::start().await;
+    let admin = node.client().await.admin();
+    node.add_topic("t", 5);
+    node.script(|script| script.lose_answers = 1);
+    let other = soon(admin.create_topic("t", TopicConfig::default())).await.unwrap_err();
+    assert_eq!((other.code(), other.outcome()), (Some(ErrorCode::TopicExists), Outcome::Unknown));
+    assert!(other.to_string().contains("other settings"), "{other}");
+    assert!(other.to_string().contains("the connection was lost"), "{other}");
+
+    // The answer is lost, and then the node lets nobody in.
+    let mut config = node.config();
+    config.request_timeout = Duration::from_secs(2);
+    let admin = soon(Client::connect(config)).await.unwrap().admin();
+    node.script(|script| script.refuse_hello = Some(ErrorCode::Busy));
+    node.script(|script| script.lose_answers = 1);
+    let gone = soon(admin.create_topic("u", TopicConfig::default())).await.unwrap_err();
+    assert!(matches!(gone, RequestError::Unresolved { .. }), "{gone}");
+    assert_eq!(gone.outcome(), Outcome::Unknown);
+    assert!(gone.to_string().contains("could not be found out"), "{gone}");
+}
+
+/// Goal: a deletion whose answer was lost is not carried out on a topic that somebody else made
+/// under the same name since.
+#[tokio::test]
+async fn a_lost_deletion_spares_a_namesake() {
+    let node = Node::start().await;
+    let admin = node.client().await.admin();
+    node.add_topic("t", 1);
+    node.script(|script| {
+        script.lose_deletions = 1;
+        script.remake_deleted = true;
+    });
+    soon(admin.delete_topic("t")).await.unwrap();
+    let topics = node.state().topics.clone();
+    assert_eq!(topics.len(), 1);
+    assert_eq!(soon(admin.topic("t")).await.unwrap(), topics.first().cloned());
 }
 
 /// Goal: requests wait for a node that is away, but no longer than the request timeout.

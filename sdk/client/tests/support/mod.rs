@@ -44,6 +44,10 @@ pub struct Script {
     pub refuse: VecDeque<(ErrorCode, Outcome)>,
     /// So many requests are carried out, but instead of an answer the connection breaks.
     pub lose_answers: u32,
+    /// The same for deletions of topics alone.
+    pub lose_deletions: u32,
+    /// Whoever deletes a topic, somebody makes another of its name at once.
+    pub remake_deleted: bool,
     /// The next requests are refused so.
     pub refuse_requests: VecDeque<ErrorCode>,
     /// Acknowledgements are kept back while this is set.
@@ -288,7 +292,11 @@ async fn serve_stream(
             let request: Request = control::decode(&frame.body).unwrap();
             let response = answer(shared, &request);
             shared.changed.send_modify(|count| *count += 1);
-            let lost = take(&mut shared.lock().script.lose_answers);
+            let lost = {
+                let script = &mut shared.lock().script;
+                let deletion = matches!(request, Request::DeleteTopic { .. });
+                take(&mut script.lose_answers) || deletion && take(&mut script.lose_deletions)
+            };
             if lost {
                 connection.close(CloseReason::Internal, "the answer is lost");
                 return Ok(());
@@ -344,6 +352,17 @@ fn answer(shared: &Shared, request: &Request) -> Response {
             let (name, config, created_at) = (name.clone(), config.clone(), TimestampMs(0));
             state.topics.push(TopicInfo { id, name, config, created_at });
             Response::Topics { topics: state.topics.last().cloned().into_iter().collect() }
+        }
+        Request::DeleteTopic { name } => {
+            let Some(at) = state.topics.iter().position(|topic| topic.name == *name) else {
+                return Response::Error(WireError::new(ErrorCode::UnknownTopic, "no such topic"));
+            };
+            let deleted = state.topics.remove(at);
+            if state.script.remake_deleted {
+                let id = TopicId(deleted.id.0 + 1);
+                state.topics.push(TopicInfo { id, ..deleted });
+            }
+            Response::Done {}
         }
         Request::AlterTopic { name, change } => {
             let topic = state.topics.iter_mut().find(|topic| topic.name == *name).unwrap();
