@@ -96,25 +96,35 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.connections_max = settings.connections as usize;
     config.subscriptions_max = settings.subscriptions as usize;
     config.mtu = settings.mtu.0;
+    config.receive_window_bytes = bytes(settings.connection_window.0);
+    config.send_window_bytes = bytes(settings.send_window.0);
     set_log(&mut config.log, settings);
     Ok(config)
 }
 
+/// Names every field, so that one that cannot be set does not compile.
 fn set_log(log: &mut LogConfig, settings: &Settings) {
-    if let Some(shards) = settings.shards.0 {
-        log.shards = shards;
-    }
-    log.file_bytes = settings.file_size.0;
-    log.reserve_bytes = settings.reserve.0;
-    log.retention_interval = settings.retention_interval.0;
-    log.scrub_period = settings.scrub_period.0;
-    log.scrub_interval = log.scrub_interval.min(settings.scrub_period.0);
-    log.clean_below_percent = settings.clean_below_percent;
-    log.background_bytes_per_s = settings.background_rate.0;
-    log.active_cache_bytes = bytes(settings.active_cache.0);
-    log.sealed_cache_bytes = bytes(settings.sealed_cache.0);
-    log.sealed_files_open = usize::from(settings.sealed_files_open);
-    log.tail_cache_bytes = bytes(settings.tail_cache.0);
+    *log = LogConfig {
+        dir: std::mem::take(&mut log.dir),
+        shards: settings.shards.0.unwrap_or(log.shards),
+        file_bytes: settings.file_size.0,
+        tail_cache_bytes: bytes(settings.tail_cache.0),
+        commit_bytes_max: bytes(settings.commit_size.0),
+        append_queue_max: settings.append_queue as usize,
+        append_queue_bytes_max: bytes(
+            settings.append_queue_bytes.0.unwrap_or(settings.produce_budget).0,
+        ),
+        active_cache_bytes: bytes(settings.active_cache.0),
+        sealed_cache_bytes: bytes(settings.sealed_cache.0),
+        sealed_files_open: usize::from(settings.sealed_files_open),
+        index_cache_bytes: bytes(settings.index_cache.0),
+        reserve_bytes: settings.reserve.0,
+        retention_interval: settings.retention_interval.0,
+        scrub_interval: settings.scrub_interval.0.min(settings.scrub_period.0),
+        scrub_period: settings.scrub_period.0,
+        clean_below_percent: settings.clean_below_percent,
+        background_bytes_per_s: settings.background_rate.0,
+    };
 }
 
 fn bytes(bytes: u64) -> usize {
@@ -309,6 +319,7 @@ pub fn config_file(flag: Option<&PathBuf>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Size;
     use weir_core::access::Role;
 
     fn settings(listen: &str) -> Settings {
@@ -338,6 +349,39 @@ mod tests {
         let mut strict = settings("127.0.0.1:0");
         strict.anonymous.0 = Some(Vec::new());
         assert!(!broker_config(&strict).unwrap().allow_anonymous);
+    }
+
+    /// Goal: what an operator sets for a machine of 512 MB or of four cores reaches the parts that
+    /// it is for, and without settings they have the defaults that they would have alone.
+    #[test]
+    fn settings_reach_their_parts() {
+        let small = Settings {
+            produce_budget: Size(8 << 20),
+            index_cache: Size(1 << 20),
+            commit_size: Size(1 << 20),
+            append_queue: 1_000,
+            connection_window: Size(2 << 20),
+            send_window: Size(3 << 20),
+            ..settings("127.0.0.1:0")
+        };
+        small.check().unwrap();
+        let config = broker_config(&small).unwrap();
+        assert_eq!(config.receive_window_bytes, 2 << 20);
+        assert_eq!(config.send_window_bytes, 3 << 20);
+        assert_eq!(config.log.index_cache_bytes, 1 << 20);
+        assert_eq!(config.log.commit_bytes_max, 1 << 20);
+        assert_eq!(config.log.append_queue_max, 1_000);
+        assert_eq!(config.log.append_queue_bytes_max, 8 << 20, "as the produce budget");
+        assert!(config.log.dir.is_absolute());
+
+        let (config, alone) =
+            (broker_config(&settings("127.0.0.1:0")).unwrap(), LogConfig::new(""));
+        let alone = LogConfig {
+            dir: config.log.dir.clone(),
+            active_cache_bytes: config.log.active_cache_bytes,
+            ..alone
+        };
+        assert_eq!(format!("{:?}", config.log), format!("{alone:?}"));
     }
 
     #[test]

@@ -96,16 +96,13 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Auto, Detail, Off, print};
+    use super::super::{Auto, Detail, Off, parse, print};
     use super::*;
     use crate::units::Size;
     use weir_core::access::Role;
 
     fn with_file(text: &str) -> Result<Settings, ConfigError> {
-        let mut settings = Settings::default();
-        file::apply(&mut settings, Path::new("weir.toml"), text)?;
-        settings.check()?;
-        Ok(settings)
+        parse(Path::new("weir.toml"), text)
     }
 
     #[track_caller]
@@ -170,6 +167,47 @@ mod tests {
             "weir.toml line 4: there is no setting `access.rule.topic`; did you mean \
              `access.rule.topics`?",
         );
+    }
+
+    /// Goal: a name with a slip of the pen is refused, and the name that was meant, or another one
+    /// as near, is suggested. Method: every setting, with each letter of its name left out, doubled
+    /// and exchanged with the next.
+    #[test]
+    fn slips_of_the_pen() {
+        let mut slips = 0;
+        for entry in ENTRIES {
+            let (section, name) = entry.parts();
+            let letters: Vec<char> = name.chars().collect();
+            for at in 0..letters.len() {
+                let mut without = letters.clone();
+                without.remove(at);
+                let mut doubled = letters.clone();
+                doubled.insert(at, letters[at]);
+                let mut exchanged = letters.clone();
+                exchanged.swap(at, (at + 1) % letters.len());
+                for wrong in [without, doubled, exchanged].map(String::from_iter) {
+                    let head =
+                        if section.is_empty() { "".into() } else { format!("[{section}]\n") };
+                    let key = format!("{head}{wrong} = 1\n");
+                    let wrong_key = entry.key.replace(name, &wrong);
+                    if wrong.is_empty() || super::entry(&wrong_key).is_some() {
+                        continue;
+                    }
+                    slips += 1;
+                    let Err(ConfigError::Unknown { key: found, nearest, .. }) = with_file(&key)
+                    else {
+                        panic!("{key} is not refused as unknown");
+                    };
+                    assert_eq!(found, wrong_key);
+                    let Some(nearest) = nearest else { panic!("nothing is like {found}") };
+                    let distance = |to: &str| strsim::damerau_levenshtein(&found, to);
+                    let elsewhere = nearest.ends_with(&format!(".{wrong}"));
+                    let as_near = distance(&nearest) <= distance(entry.key);
+                    assert!(as_near || elsewhere, "{found}: {nearest}, not {}", entry.key);
+                }
+            }
+        }
+        assert!(slips > 500, "{slips}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::logging::LogFormat;
 use crate::output::nearest;
 use crate::units::{Size, Span};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use value::Value;
 use weir_core::access::{Role, Rule};
 use weir_core::limits;
@@ -166,23 +166,47 @@ settings! {
     /// How long a file's verified checksum counts as fresh before the file is read and verified
     /// again.
     scrub_period: Span = "storage.scrub_period", Span::from_ms(7 * 86_400_000);
+    /// How often the node looks for a file that is due to be verified. One is read at a time.
+    scrub_interval: Span = "storage.scrub_interval", Span::from_ms(60_000);
     /// A file is rewritten once less than this share of it is wanted, in percent, 1 to 99. More
     /// frees space sooner and writes more.
     clean_below_percent: u8 = "storage.clean_below_percent", 50;
     /// Most bytes per second that rewriting and verifying read, or 0 for no bound.
     background_rate: Size = "storage.background_rate", Size(32 << 20);
-    /// The storage engine's cache of a shard's active file.
+    /// Most bytes that one commit takes, 64KiB to 64MiB; a larger batch still fits alone. Smaller
+    /// ones need less memory and acknowledge sooner under load, larger ones sync less often.
+    commit_size: Size = "storage.commit_size", Size(limits::COMMIT_BYTES_MAX as u64);
+    /// Most appends that wait for a shard's writer, 64 to 1000000. Beyond it producers are told
+    /// that the node is busy, and try again.
+    append_queue: u32 = "storage.append_queue", limits::APPEND_QUEUE_MAX as u32;
+    /// The storage engine's cache of a shard's active file, at least 1MiB. Half of it holds what a
+    /// commit writes: with less than twice storage.commit_size it is written in pieces.
     active_cache: Size = "storage.active_cache", Size(16 << 20);
-    /// The storage engine's cache of each closed file that is open for reading.
+    /// The storage engine's cache of each closed file that is open for reading, at least 64KiB.
     sealed_cache: Size = "storage.sealed_cache", Size(4 << 20);
     /// Most closed files that are open for reading at once, for each shard.
     sealed_files_open: u16 = "storage.sealed_files_open", 8;
+    /// What is kept in memory of where closed files hold which offsets, for each shard, at least
+    /// 64KiB. What is not kept is read again.
+    index_cache: Size = "storage.index_cache", Size(8 << 20);
 
     /// Recent records kept in memory for consumers at the end of the log.
     tail_cache: Size = "memory.tail_cache", Size(limits::TAIL_CACHE_BYTES as u64);
     /// Produced batches that are received but not yet on disk, of all clients. At least 4MiB, one
     /// batch.
     produce_budget: Size = "memory.produce_budget", Size(limits::PRODUCE_BUDGET_BYTES as u64);
+    /// Batches that wait for a shard's writer, at least 4MiB, one batch. Beyond it producers are
+    /// told that the node is busy, and try again. `auto`: as much as memory.produce_budget, which
+    /// holds producers back before it comes to that.
+    append_queue_bytes: Auto<Size> = "memory.append_queue", Auto::AUTO;
+    /// What one connection may send before the node has read it, 1MiB to 1GiB; one stream of it
+    /// may send a quarter, and at most 4MiB. Times limits.connections it is what clients can make
+    /// the node hold; it also bounds what one client can send per round trip.
+    connection_window: Size =
+        "memory.connection_window", Size(limits::NODE_CONNECTION_WINDOW_BYTES as u64);
+    /// What the node keeps of sent data that one connection has not confirmed, 1MiB to 1GiB. It
+    /// bounds what one client can receive per round trip.
+    send_window: Size = "memory.send_window", Size(limits::SEND_WINDOW_BYTES as u64);
     /// Batches read from disk and not yet sent, for all consumers. At least 4MiB, one batch.
     fetch_budget: Size = "memory.fetch_budget", Size(limits::FETCH_BUDGET_BYTES as u64);
 
@@ -209,6 +233,17 @@ pub const RULES_DOC: &[&str] = &[
 
 fn default_rules() -> Vec<Rule> {
     vec![Rule { principal: "admin".into(), roles: vec![Role::Admin], topics: Vec::new() }]
+}
+
+/// The settings that a configuration file gives over the defaults. `path` is for messages.
+///
+/// # Errors
+/// [`ConfigError`] for the first thing that is wrong, from the top.
+pub fn parse(path: &Path, text: &str) -> Result<Settings, ConfigError> {
+    let mut settings = Settings::default();
+    file::apply(&mut settings, path, text)?;
+    settings.check()?;
+    Ok(settings)
 }
 
 /// The setting of this name.
@@ -266,6 +301,28 @@ impl Settings {
                 "memory.produce_budget must be at least 4MiB, one batch",
             ),
             (self.fetch_budget.0 >= batch, "memory.fetch_budget must be at least 4MiB, one batch"),
+            (span_s(self.scrub_interval) >= 1, "storage.scrub_interval must be at least 1s"),
+            (
+                (64 << 10..=64 * mib).contains(&self.commit_size.0),
+                "storage.commit_size must be 64KiB to 64MiB",
+            ),
+            (
+                (64..=1_000_000).contains(&self.append_queue),
+                "storage.append_queue must be 64 to 1000000",
+            ),
+            (self.index_cache.0 >= 64 << 10, "storage.index_cache must be at least 64KiB"),
+            (
+                self.append_queue_bytes.0.is_none_or(|bytes| bytes.0 >= batch),
+                "memory.append_queue must be auto or at least 4MiB, one batch",
+            ),
+            (
+                (mib..=1_024 * mib).contains(&self.connection_window.0),
+                "memory.connection_window must be 1MiB to 1GiB",
+            ),
+            (
+                (mib..=1_024 * mib).contains(&self.send_window.0),
+                "memory.send_window must be 1MiB to 1GiB",
+            ),
         ];
         if let Some((_, reason)) = checks.into_iter().find(|(good, _)| !good) {
             return Err(ConfigError::Contradiction(reason.into()));

@@ -7,6 +7,7 @@ use crate::registry::Registry;
 use crate::session;
 use crate::status::{self, Health};
 use crate::store::{Store, StoreError};
+use crate::validate::Validator;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -21,7 +22,7 @@ use weir_core::{LeaderEpoch, TimestampMs};
 use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
 use weir_transport::{
     Authority, AuthorityError, BindError, ClientAuth, Clock, CloseReason, ConnectionLimit,
-    ListenConfig, NodeNames, ServerEndpoint,
+    ListenConfig, NodeNames, ServerEndpoint, Windows,
 };
 
 /// A running broker. Dropping it without [`Broker::shutdown`] leaves what was acknowledged safe
@@ -61,6 +62,8 @@ pub struct Shared {
     pub groups: Arc<Groups>,
     /// Bytes of batches on their way to the disk.
     pub produce_budget: Arc<Semaphore>,
+    /// Checks what producers send.
+    pub validator: Validator,
     /// Bytes of batches on their way to subscribers.
     pub fetch_budget: Arc<Semaphore>,
     /// Tasks of connections and streams.
@@ -164,6 +167,10 @@ impl Broker {
         listen.connections = ConnectionLimit::new(config.connections_max);
         listen.clock = clock.clone();
         listen.mtu = config.mtu;
+        listen.windows = Windows {
+            receive_bytes: config.receive_window_bytes,
+            send_bytes: config.send_window_bytes,
+        };
         let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
@@ -180,6 +187,7 @@ impl Broker {
             registry: Arc::new(registry),
             groups: Arc::new(groups),
             produce_budget: Arc::new(Semaphore::new(config.produce_budget_bytes)),
+            validator: Validator::default(),
             fetch_budget: Arc::new(Semaphore::new(config.fetch_budget_bytes)),
             tasks: TaskTracker::new(),
             counts: Counts::default(),
@@ -212,18 +220,6 @@ impl Broker {
     #[must_use]
     pub fn ca_created(&self) -> bool {
         self.ca_created
-    }
-
-    /// What the node says of itself.
-    #[must_use]
-    pub fn status(&self) -> NodeStatus {
-        status::of_node(&self.shared)
-    }
-
-    /// Whether the node can do its work.
-    #[must_use]
-    pub fn health(&self) -> Health {
-        status::health(&self.shared)
     }
 
     /// A handle for reporting that outlives borrows of the broker.

@@ -34,6 +34,10 @@ pub struct BrokerConfig {
     /// Bytes of batches read from the log and not yet handed to QUIC, beyond the one batch that
     /// each subscription may always hold.
     pub fetch_budget_bytes: usize,
+    /// What one connection may send unread on all its streams together, in bytes.
+    pub receive_window_bytes: usize,
+    /// What is kept of sent data that one connection has not confirmed, in bytes.
+    pub send_window_bytes: usize,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -56,6 +60,8 @@ impl BrokerConfig {
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             produce_budget_bytes: limits::PRODUCE_BUDGET_BYTES,
             fetch_budget_bytes: limits::FETCH_BUDGET_BYTES,
+            receive_window_bytes: limits::NODE_CONNECTION_WINDOW_BYTES,
+            send_window_bytes: limits::SEND_WINDOW_BYTES,
             mtu: None,
         }
     }

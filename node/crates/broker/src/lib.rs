@@ -19,6 +19,7 @@ mod session;
 mod status;
 mod store;
 mod subscribe;
+mod validate;
 
 pub use broker::{Broker, Reporter, StartError};
 pub use config::{BrokerConfig, SHUTDOWN_GRACE};

@@ -100,8 +100,9 @@ impl ProduceStream {
             };
             body.advance(ProduceHeader::BYTES);
             let permit = self.buy(body.len()).await;
+            let checked = self.check(&produce, body.freeze()).await;
             self.queue.expect();
-            self.append(produce, body.freeze(), permit);
+            self.append(produce, checked, permit);
         }
         Ok(())
     }
@@ -119,27 +120,41 @@ impl ProduceStream {
         budget.clone().acquire_many_owned(permits).await.ok()
     }
 
-    fn append(&mut self, header: ProduceHeader, body: Bytes, permit: Option<OwnedSemaphorePermit>) {
-        if let Err(error) = self.try_append(header, body, permit) {
-            let result = Err(refusal(error));
-            self.queue.push(ProduceAck { correlation: header.correlation, result });
+    /// Where a batch goes, and that it may and can. The next frame is read afterwards, so batches
+    /// keep their order.
+    async fn check(
+        &mut self,
+        header: &ProduceHeader,
+        body: Bytes,
+    ) -> Result<(Arc<Partition>, RecordBatch), WireError> {
+        let partition = self.partition(header.topic, header.partition)?;
+        let batch = self.session.shared.validator.check(body).await?;
+        Ok((partition, batch))
+    }
+
+    fn append(
+        &mut self,
+        header: ProduceHeader,
+        checked: Result<(Arc<Partition>, RecordBatch), WireError>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        match checked {
+            Ok((partition, batch)) => self.append_to(&partition, header, batch, permit),
+            Err(error) => {
+                let result = Err(refusal(error));
+                self.queue.push(ProduceAck { correlation: header.correlation, result });
+            }
         }
     }
 
-    fn try_append(
+    fn append_to(
         &mut self,
+        partition: &Partition,
         header: ProduceHeader,
-        body: Bytes,
+        batch: RecordBatch,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<(), WireError> {
-        let partition = self.partition(header.topic, header.partition)?;
-        let batch = RecordBatch::decode(body)
-            .map_err(|e| WireError::new(ErrorCode::InvalidBatch, e.to_string()))?;
+    ) {
         let info = *batch.header();
-        if info.is_control() || info.is_transactional() {
-            let message = "control and transactional batches are the node's own to write";
-            return Err(WireError::new(ErrorCode::InvalidBatch, message));
-        }
         let count = info.record_count;
         let producer = info.producer_id.is_some().then_some(ProducerBatch {
             id: info.producer_id,
@@ -160,7 +175,6 @@ impl ProduceStream {
             };
             Parked::Produce { queue, correlation: header.correlation, appended }
         });
-        Ok(())
     }
 
     fn partition(

@@ -3,7 +3,9 @@
 mod support;
 
 use bytes::{Bytes, BytesMut};
-use support::{Client, Node, PATIENCE, Producer, ask, batch, batch_of, next, subscribe, values};
+use support::{
+    Client, Node, PATIENCE, Producer, ask, batch, batch_of, next, packed, subscribe, values,
+};
 use weir_core::access::{Role, Rule};
 use weir_core::record::RecordBatch;
 use weir_core::topic::{Durability, TopicConfig};
@@ -81,6 +83,52 @@ async fn pipelined_then_finished() {
     let all = values(&client.read_all(topic, StartAt::Earliest).await);
     assert_eq!(all, (0..200).map(|n| n.to_string()).collect::<Vec<_>>());
     node.broker.stop().await;
+}
+
+/// Goal: large compressed batches, which are checked on other threads, keep their place among small
+/// ones on the same stream; a damaged one is refused and holds nobody up.
+/// Method: values that hardly compress, so that every packed batch is of the large kind.
+#[tokio::test]
+async fn packed_batches_keep_their_order() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let topic = topic(&client).await;
+    let mut producer = client.producer().await;
+    let mut state = 1_u64;
+    let mut noise = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{state:016x}")
+    };
+    let mut sent = Vec::new();
+    for round in 0..20 {
+        let many: Vec<String> = (0..4_000).map(|_| noise()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let large = packed(&many);
+        assert!(large.len() > 16 * 1024, "{} bytes", large.len());
+        producer.send(topic, large.clone()).await;
+        let small = format!("small {round}");
+        producer.send(topic, batch(&[&small])).await;
+        let mut damaged = large.to_vec();
+        damaged[1_000] ^= 1;
+        producer.send(topic, damaged.into()).await;
+        sent.extend(many.iter().map(|value| (*value).to_owned()).chain([small]));
+    }
+    for round in 0..20 {
+        let correlation = 3 * round + 1;
+        let base = |offset: i64| Offset(round as i64 * 4_001 + offset);
+        for (n, offset) in [(0, 0), (1, 4_000)] {
+            let ack = producer.ack().await;
+            assert_eq!(ack.correlation, correlation + n);
+            assert_eq!(appended(&ack).base_offset, base(offset));
+        }
+        let refused = producer.ack().await;
+        assert_eq!(
+            (refused.correlation, code(&refused)),
+            (correlation + 2, ErrorCode::InvalidBatch)
+        );
+    }
+    assert_eq!(values(&client.read_all(topic, StartAt::Earliest).await), sent);
 }
 
 /// Goal: a retry stores nothing twice, also after a restart; a gap is refused by name and stores

@@ -97,6 +97,9 @@ pub const TAIL_CACHE_BYTES: usize = 32 * MIB;
 pub const PRODUCE_BUDGET_BYTES: usize = 32 * MIB;
 /// Batches read from disk and not yet handed to QUIC, all subscriptions together, in bytes.
 pub const FETCH_BUDGET_BYTES: usize = 32 * MIB;
+/// Most large compressed batches that are unpacked at once to be checked; each may take
+/// [`BATCH_UNPACKED_BYTES_MAX`] while it is.
+pub const VALIDATIONS_MAX: usize = 2;
 /// What one read of a subscription takes from the log at most (one batch always fits), in bytes.
 pub const FETCH_CHUNK_BYTES: usize = MIB;
 

@@ -41,6 +41,6 @@ pub use identity::{
 pub use names::NodeNames;
 pub use problem::{CertificateProblem, Instant, Refusal};
 pub use server::{ConnectionLimit, HandshakeLimits, Incoming, ListenConfig, ServerEndpoint};
-pub use settings::{ClientProfile, MTU_MIN};
+pub use settings::{ClientProfile, MTU_MIN, Windows};
 pub use stream::{FrameReader, FrameWriter};
 pub use tls::{ClientAuth, ClientTls};

@@ -23,7 +23,7 @@ use crate::connection::{Connection, canonical, cut};
 use crate::error::{BindError, ConnectionLost, HandshakeError};
 use crate::identity::{CertificateFacts, Identity, Peer, PeerKind, Trust};
 use crate::problem::{CertificateProblem, Refusal};
-use crate::settings;
+use crate::settings::{self, Windows};
 use crate::tls::{ClientAuth, Note, ServerSetup};
 
 /// Most connections that may exist at once; shared by all listeners of a node.
@@ -103,6 +103,8 @@ pub struct ListenConfig {
     /// Size of UDP payloads where it is known, in bytes; otherwise 6,000 over loopback and what
     /// discovery finds elsewhere. Clamped to 1,200 and `MTU_MAX`.
     pub mtu: Option<u16>,
+    /// How much a connection may have under way.
+    pub windows: Windows,
 }
 
 impl ListenConfig {
@@ -118,6 +120,7 @@ impl ListenConfig {
             connections: ConnectionLimit::default(),
             handshakes: HandshakeLimits::default(),
             mtu: None,
+            windows: Windows::default(),
         }
     }
 }
@@ -132,6 +135,7 @@ struct Shared {
     setup: ServerSetup,
     quic: quinn::ServerConfig,
     mtu: Option<u16>,
+    windows: Windows,
     limits: HandshakeLimits,
     connections: ConnectionLimit,
     unfinished: Mutex<Unfinished>,
@@ -175,6 +179,7 @@ impl ServerEndpoint {
             setup,
             quic,
             mtu: config.mtu,
+            windows: config.windows,
             limits: config.handshakes,
             connections: config.connections,
             unfinished: Mutex::default(),
@@ -372,7 +377,11 @@ fn connection_config(
         QuicServerConfig::try_from(tls).map_err(|error| BindError::Tls(error.to_string()))?;
     let mut config = shared.quic.clone();
     config.crypto = Arc::new(crypto);
-    config.transport_config(Arc::new(settings::node_transport(address.ip(), shared.mtu)));
+    config.transport_config(Arc::new(settings::node_transport(
+        address.ip(),
+        shared.mtu,
+        shared.windows,
+    )));
     Ok((config, note))
 }
 
@@ -401,7 +410,7 @@ pub(crate) fn peer_of(connection: &quinn::Connection) -> Result<Peer, Certificat
     let Some(leaf) = chain.as_ref().and_then(|chain| chain.first()) else {
         return Ok(Peer { principal: None, kind: PeerKind::Anonymous, address });
     };
-    let facts = CertificateFacts::of(leaf)?;
+    let facts = CertificateFacts::from_der(leaf)?;
     Ok(Peer { principal: Some(facts.principal), kind: facts.kind, address })
 }
 

@@ -59,13 +59,36 @@ pub(crate) fn subscribe_window(streams: usize, stream_window_bytes: usize) -> Va
     VarInt::try_from(announced).unwrap_or(VarInt::MAX)
 }
 
+/// How much one connection of a node may have under way: a node's memory against the product of
+/// bandwidth and round trip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// What a client may send unread on all streams together, in bytes. One stream may send a
+    /// quarter of it, and at most `STREAM_WINDOW_BYTES`, so that a few unread ones do not hold up
+    /// the others.
+    pub receive_bytes: usize,
+    /// What is kept of sent data that the client has not confirmed, in bytes.
+    pub send_bytes: usize,
+}
+
+impl Default for Windows {
+    fn default() -> Windows {
+        Windows { receive_bytes: NODE_CONNECTION_WINDOW_BYTES, send_bytes: SEND_WINDOW_BYTES }
+    }
+}
+
 /// Parameters of one connection that a node accepts.
-pub(crate) fn node_transport(remote: IpAddr, mtu: Option<u16>) -> TransportConfig {
+pub(crate) fn node_transport(
+    remote: IpAddr,
+    mtu: Option<u16>,
+    windows: Windows,
+) -> TransportConfig {
     let mut config = common_transport(remote, mtu);
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_PER_CONNECTION_MAX))
-        .stream_receive_window(window(STREAM_WINDOW_BYTES))
-        .receive_window(window(NODE_CONNECTION_WINDOW_BYTES));
+        .stream_receive_window(window(STREAM_WINDOW_BYTES.min(windows.receive_bytes / 4)))
+        .receive_window(window(windows.receive_bytes))
+        .send_window(windows.send_bytes as u64);
     config
 }
 
@@ -237,6 +260,22 @@ mod tests {
             assert!(known >= (streams * each + STREAM_WINDOW_BYTES) as u64, "{streams} {each}");
         }
         assert_eq!(subscribe_window(usize::MAX, usize::MAX), VarInt::MAX);
+    }
+
+    /// Goal: a connection's windows are as configured, and a stream has a quarter of them at most.
+    #[test]
+    fn windows_of_a_node() {
+        let loopback = "127.0.0.1".parse().unwrap();
+        let shown = |windows| format!("{:?}", node_transport(loopback, None, windows));
+        let small = shown(Windows { receive_bytes: 2 << 20, send_bytes: 3 << 20 });
+        for part in ["stream_receive_window: 524288", " receive_window: 2097152", "w: 3145728"] {
+            assert!(small.contains(part), "{part}: {small}");
+        }
+        let usual = shown(Windows::default());
+        assert!(
+            usual.contains(&format!("stream_receive_window: {STREAM_WINDOW_BYTES}")),
+            "{usual}"
+        );
     }
 
     #[test]

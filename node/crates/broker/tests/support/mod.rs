@@ -222,7 +222,16 @@ pub fn batch(values: &[&str]) -> Bytes {
 }
 
 pub fn batch_of(producer: ProducerId, sequence: i32, values: &[&str]) -> Bytes {
-    let mut builder = BatchBuilder::new(Compression::None);
+    build(Compression::None, producer, sequence, values)
+}
+
+/// A batch packed with zstd.
+pub fn packed(values: &[&str]) -> Bytes {
+    build(Compression::Zstd, ProducerId::NONE, 0, values)
+}
+
+fn build(way: Compression, producer: ProducerId, sequence: i32, values: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new(way);
     for (n, value) in values.iter().enumerate() {
         let time = TimestampMs(n as i64 + 1);
         builder.push(time, None, Some(value.as_bytes()), NO_HEADERS).unwrap();
