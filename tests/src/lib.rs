@@ -1,3 +1,4 @@
 //! What the end-to-end tests share.
 
 pub mod node_process;
+pub mod wall_clock;

@@ -83,7 +83,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn new(arguments: &[&str], output: &Output) -> Ran {
+    /// What the command that printed `output` did.
+    pub fn new(arguments: &[&str], output: &Output) -> Ran {
         Ran {
             line: format!("weir {}", arguments.join(" ")),
             code: output.status.code().unwrap_or(-1),
@@ -126,6 +127,7 @@ pub struct NodeProcess {
     listen: SocketAddr,
     http: Option<SocketAddr>,
     log: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl NodeProcess {
@@ -142,6 +144,18 @@ impl NodeProcess {
     /// # Errors
     /// If it does not serve; with its log.
     pub fn start_with(dir: &Path, arguments: &[&str]) -> Result<NodeProcess> {
+        NodeProcess::start_in(dir, arguments, Vec::new())
+    }
+
+    /// The same with variables added to its environment, for this start and those after it.
+    ///
+    /// # Errors
+    /// If it does not serve; with its log.
+    pub fn start_in(
+        dir: &Path,
+        arguments: &[&str],
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<NodeProcess> {
         let mut all: Vec<String> = Vec::new();
         for (flag, default) in [("--listen", "127.0.0.1:0"), ("--http", "127.0.0.1:0")] {
             if !arguments.contains(&flag) {
@@ -149,21 +163,28 @@ impl NodeProcess {
             }
         }
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        NodeProcess::spawn(dir.join("data"), all, dir.join("node.log"))
+        NodeProcess::spawn(dir.join("data"), all, dir.join("node.log"), environment)
     }
 
-    fn spawn(data_dir: PathBuf, arguments: Vec<String>, log: PathBuf) -> Result<NodeProcess> {
+    fn spawn(
+        data_dir: PathBuf,
+        arguments: Vec<String>,
+        log: PathBuf,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<NodeProcess> {
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let child = weir_command()
             .arg("node")
             .arg("--data-dir")
             .arg(&data_dir)
             .args(&arguments)
+            .envs(environment.iter().cloned())
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut node = NodeProcess { child, data_dir, arguments, listen: nowhere, http: None, log };
+        let (listen, http) = (nowhere, None);
+        let mut node = NodeProcess { child, data_dir, arguments, listen, http, log, environment };
         node.wait_until_it_serves()?;
         Ok(node)
     }
@@ -335,7 +356,8 @@ impl NodeProcess {
         if let Some(http) = self.http {
             pin("--http", http);
         }
-        *self = NodeProcess::spawn(self.data_dir.clone(), arguments, self.log.clone())?;
+        let (log, environment) = (self.log.clone(), self.environment.clone());
+        *self = NodeProcess::spawn(self.data_dir.clone(), arguments, log, environment)?;
         Ok(())
     }
 }
