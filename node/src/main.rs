@@ -1,22 +1,7 @@
 //! `weir`: the node and its command line in one binary.
 
-mod cli;
-mod commands;
-mod config;
-mod connect;
-mod exit;
-mod http;
-mod logging;
-mod metrics;
-mod output;
-mod paths;
-mod shutdown;
-mod start;
-mod timestamp;
-mod units;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    weir_node::main()
 }

@@ -17,7 +17,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         "node/",
         &["weir-core", "weir-log", "weir-transport", "weir-collect", "weir-broker", "weir-client"],
     ),
-    ("weir-fuzz", "tests/fuzz/", &["weir-core", "weir-transport", "weir-collect"]),
+    ("weir-fuzz", "tests/fuzz/", &["weir-core", "weir-transport", "weir-collect", "weir-node"]),
     (
         "weir-tests",
         "tests/",

@@ -143,7 +143,7 @@ impl Identity {
     /// # Errors
     /// [`CertificateProblem`] if it cannot be parsed.
     pub fn facts(&self) -> Result<CertificateFacts, CertificateProblem> {
-        CertificateFacts::of(&self.chain[0])
+        CertificateFacts::from_der(&self.chain[0])
     }
 
     pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
@@ -222,10 +222,14 @@ impl CertificateFacts {
     /// [`CertificateProblem`] if there is none or it names no principal.
     pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateProblem> {
         let chain = certificates(pem).map_err(|e| CertificateProblem::Malformed(e.to_string()))?;
-        Self::of(&chain[0])
+        Self::from_der(&chain[0])
     }
 
-    pub(crate) fn of(der: &[u8]) -> Result<Self, CertificateProblem> {
+    /// Reads them from a certificate's DER.
+    ///
+    /// # Errors
+    /// [`CertificateProblem`] if it cannot be parsed or names no principal.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateProblem> {
         let (_, certificate) = X509Certificate::from_der(der)
             .map_err(|error| CertificateProblem::Malformed(error.to_string()))?;
         let alternatives = certificate

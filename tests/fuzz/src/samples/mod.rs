@@ -1,6 +1,7 @@
 //! Valid values of every format, made by code: seeds of the fuzz targets and contents of the
 //! golden files. Nothing here depends on time or chance.
 
+pub mod certificates;
 pub mod messages;
 pub mod storage;
 

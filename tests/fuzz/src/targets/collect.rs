@@ -81,7 +81,7 @@ pub(super) const TARGETS: &[Target] = &[
     },
 ];
 
-const TEXT: Target = Target {
+pub(super) const TEXT: Target = Target {
     name: "",
     check: |_| Verdict::Refused,
     seeds: Vec::new,
