@@ -4,7 +4,7 @@ use crate::commands;
 use crate::exit::{EXIT_CODES_HELP, Exit, Failure};
 use crate::logging::{self, LogFormat};
 use crate::units::Span;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -103,7 +103,8 @@ pub enum Command {
     /// Run a node
     Node(commands::node::Args),
     /// Make, show, change and delete topics
-    Topic(commands::topic::Args),
+    #[command(subcommand)]
+    Topic(commands::topic::Command),
     /// Append records from stdin or files to a topic
     Produce(commands::produce::Args),
     /// Read records of a topic
@@ -111,7 +112,8 @@ pub enum Command {
     /// Collect real inputs: sensors of this machine, GPS receivers, log files, CSV
     Collect(commands::collect::Args),
     /// Show, move and delete the stored positions of consumer groups
-    Group(commands::group::Args),
+    #[command(subcommand)]
+    Group(commands::group::Command),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
     /// Run a node, collect real data and show it live; ends by itself
@@ -119,14 +121,30 @@ pub enum Command {
     /// Measure a node, its log and its disk
     Bench(commands::bench::Args),
     /// Issue and show certificates
-    Cert(commands::cert::Args),
+    #[command(subcommand)]
+    Cert(commands::cert::Command),
     /// Print completions for a shell
     Completions(commands::completions::Args),
 }
 
+/// The command line's definition: what is derived, and exit codes in the help of every command.
+pub fn definition() -> clap::Command {
+    with_exit_codes(Cli::command())
+}
+
+fn with_exit_codes(mut command: clap::Command) -> clap::Command {
+    if command.has_subcommands() {
+        return command.mut_subcommands(with_exit_codes);
+    }
+    let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    command = command.after_long_help(format!("{text}\n\n{EXIT_CODES_HELP}"));
+    command
+}
+
 /// Reads the command line, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let read = definition().try_get_matches().and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match read {
         Ok(cli) => cli,
         Err(error) => {
             let wrong = error.use_stderr();
@@ -156,15 +174,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(async {
         match cli.command {
             Command::Node(args) => commands::node::run(args, globals).await,
-            Command::Topic(args) => commands::topic::run(args, globals).await,
+            Command::Topic(command) => commands::topic::run(command, globals).await,
             Command::Produce(args) => commands::produce::run(args, globals).await,
             Command::Consume(args) => commands::consume::run(args, globals).await,
             Command::Collect(args) => commands::collect::run(args, globals).await,
-            Command::Group(args) => commands::group::run(args, globals).await,
+            Command::Group(command) => commands::group::run(command, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,
-            Command::Cert(args) => commands::cert::run(args, globals).await,
+            Command::Cert(command) => commands::cert::run(command, globals).await,
             Command::Completions(args) => commands::completions::run(&args),
         }
     })
@@ -173,30 +191,36 @@ fn run(cli: Cli) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
-    /// Goal: every command's help has examples, and none of its lines is too wide.
+    /// Goal: every command says what it does, with examples, its exit codes and how to get JSON.
     #[test]
-    fn every_command_has_help_with_examples() {
-        fn check(mut command: clap::Command, path: &str) {
-            let path = format!("{path} {}", command.get_name()).trim().to_owned();
-            assert!(command.get_about().is_some(), "{path} says nothing about itself");
-            let subcommands: Vec<_> = command.get_subcommands().cloned().collect();
-            let help = command.render_long_help().to_string();
-            if subcommands.iter().all(|s| s.get_name() == "help") {
-                assert!(help.contains("Example"), "`{path} --help` has no example:\n{help}");
-            }
-            for sub in subcommands.into_iter().filter(|s| s.get_name() != "help") {
-                check(sub, &path);
+    fn every_command_has_help() {
+        let mut leaves = 0;
+        check(definition(), "", &mut leaves);
+        assert!(leaves >= 30, "{leaves} commands");
+    }
+
+    fn check(mut command: clap::Command, path: &str, leaves: &mut u32) {
+        command.build();
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        assert!(command.get_about().is_some(), "{path} says nothing about itself");
+        let subcommands: Vec<_> = command.get_subcommands().cloned().collect();
+        let subcommands: Vec<_> =
+            subcommands.into_iter().filter(|sub| sub.get_name() != "help").collect();
+        let help = command.render_long_help().to_string();
+        if subcommands.is_empty() {
+            *leaves += 1;
+            for part in ["\nExamples:\n", "\nExit codes:\n", "--json"] {
+                assert!(help.contains(part), "`{path} --help` lacks {part:?}:\n{help}");
             }
         }
-        let mut command = Cli::command();
-        command.build();
-        check(command, "");
+        for sub in subcommands {
+            check(sub, &path, leaves);
+        }
     }
 }

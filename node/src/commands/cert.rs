@@ -10,16 +10,9 @@ use weir_transport::{
     Authority, AuthorityError, CertificateFacts, Clock, CredentialPem, NodeNames, PeerKind,
 };
 
-/// Arguments of `weir cert`.
-#[derive(Debug, clap::Args)]
-#[command(arg_required_else_help = true)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// The commands of `weir cert`.
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+pub enum Command {
     /// Issue a client's certificate: NAME.pem and NAME.key
     #[command(after_help = "\
 Examples:
@@ -69,8 +62,9 @@ tls/ca.pem.")]
     Ca,
 }
 
+/// Where issued files go.
 #[derive(Debug, clap::Args)]
-struct Issue {
+pub struct Issue {
     /// The folder that the files are written to
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
@@ -80,8 +74,8 @@ struct Issue {
 }
 
 /// Runs the command. Works on the data folder, so it needs no running node.
-pub async fn run(args: Args, globals: &Globals) -> CommandResult {
-    match args.command {
+pub async fn run(command: Command, globals: &Globals) -> CommandResult {
+    match command {
         Command::Client { name, issue, valid } => {
             let authority = authority(globals)?.0;
             let credential = authority.issue_client(&name, valid.0).map_err(|e| failure(&e))?;

@@ -1,9 +1,8 @@
 //! `weir completions`: scripts that complete commands and options in a shell.
 
-use crate::cli::Cli;
+use crate::cli::definition;
 use crate::exit::CommandResult;
 use crate::output;
-use clap::CommandFactory;
 use clap_complete::Shell;
 
 /// Arguments of `weir completions`.
@@ -22,6 +21,6 @@ pub struct Args {
 /// Prints the script.
 pub fn run(args: &Args) -> CommandResult {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "weir", &mut script);
+    clap_complete::generate(args.shell, &mut definition(), "weir", &mut script);
     output::print(&String::from_utf8_lossy(&script))
 }

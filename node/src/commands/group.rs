@@ -14,16 +14,9 @@ use weir_core::wire::ErrorCode;
 use weir_core::wire::message::{GroupPosition, ResolvedOffset, StartAt, TopicInfo};
 use weir_core::{Offset, TimestampMs, TopicId};
 
-/// Arguments of `weir group`.
-#[derive(Debug, clap::Args)]
-#[command(arg_required_else_help = true)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// The commands of `weir group`.
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+pub enum Command {
     /// Show all groups, one a line
     #[command(after_help = "Examples:\n  weir group list")]
     List,
@@ -75,9 +68,9 @@ Examples:
 }
 
 /// Runs the command.
-pub async fn run(args: Args, globals: &Globals) -> CommandResult {
+pub async fn run(command: Command, globals: &Globals) -> CommandResult {
     let client = connect::client(globals).await?;
-    let done = match args.command {
+    let done = match command {
         Command::List => list(&client, globals).await,
         Command::Describe { group } => describe(&client, globals, &group).await,
         Command::Reset { group, topic, partition, to, dry_run } => {

@@ -17,16 +17,9 @@ use weir_core::topic::{Durability, TopicChange, TopicConfig};
 use weir_core::wire::ErrorCode;
 use weir_core::wire::message::{PartitionStatus, TopicInfo};
 
-/// Arguments of `weir topic`.
-#[derive(Debug, clap::Args)]
-#[command(arg_required_else_help = true)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// The commands of `weir topic`.
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+pub enum Command {
     /// Make a topic
     #[command(after_help = "\
 Examples:
@@ -102,7 +95,7 @@ Examples:
 
 /// Settings of a topic. An absent one has its default or stays as it is.
 #[derive(Debug, clap::Args)]
-struct TopicSettings {
+pub struct TopicSettings {
     /// How many partitions [default: 1]
     #[arg(long, value_name = "N")]
     partitions: Option<u32>,
@@ -190,8 +183,8 @@ impl TopicSettings {
 }
 
 /// Runs the command.
-pub async fn run(args: Args, globals: &Globals) -> CommandResult {
-    match args.command {
+pub async fn run(command: Command, globals: &Globals) -> CommandResult {
+    match command {
         Command::Create { name, settings, if_not_exists } => {
             create(globals, &name, settings.config()?, if_not_exists).await
         }

@@ -232,6 +232,33 @@ impl<V> Noted<V> {
     }
 }
 
+/// The parts of both verifier traits that are not about certificates.
+macro_rules! forward_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.inner.verify_tls12_signature(message, cert, dss)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.inner.verify_tls13_signature(message, cert, dss)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.inner.supported_verify_schemes()
+        }
+    };
+}
+
 impl ServerCertVerifier for Noted<Arc<WebPkiServerVerifier>> {
     fn verify_server_cert(
         &self,
@@ -246,27 +273,7 @@ impl ServerCertVerifier for Noted<Arc<WebPkiServerVerifier>> {
             .map_err(|error| self.note(error, "server"))
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
+    forward_signatures!();
 }
 
 impl ClientCertVerifier for Noted<Arc<dyn ClientCertVerifier>> {
@@ -293,7 +300,7 @@ impl ClientCertVerifier for Noted<Arc<dyn ClientCertVerifier>> {
             .verify_client_cert(end_entity, intermediates, now)
             .map_err(|error| self.note(error, "client"))?;
         // A certificate that names nobody could be given no rights: say so here, once.
-        if let Err(problem) = CertificateFacts::of(end_entity) {
+        if let Err(problem) = CertificateFacts::from_der(end_entity) {
             let error = CertificateError::Other(OtherError(Arc::new(problem.clone())));
             let _ = self.note.set(problem);
             return Err(Error::InvalidCertificate(error));
@@ -301,25 +308,5 @@ impl ClientCertVerifier for Noted<Arc<dyn ClientCertVerifier>> {
         Ok(verified)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
+    forward_signatures!();
 }

@@ -121,10 +121,7 @@ impl Shared {
         let mut slot = topic.slot(place, |key, shape| machine.slot(key, shape));
         if machine.is_between_batches(slot) {
             let now = self.now();
-            if topic.wants_refresh(now) {
-                refresh.push(topic.name.clone());
-                self.timer_wake.notify_one();
-            }
+            self.keep_fresh(topic, refresh, now);
             if by_turns && topic.handle_begin(now, place) {
                 place = topic.for_none();
                 slot = topic.slot(place, |key, shape| machine.slot(key, shape));
@@ -139,6 +136,14 @@ impl Shared {
             self.release(guard);
         }
         Ok(Delivery::new(pushed.completion, pushed.index, record.timestamp))
+    }
+
+    /// Has the topic asked for again if what is known of it is old.
+    fn keep_fresh(&self, topic: &mut Topic, refresh: &mut Vec<Arc<str>>, now: Now) {
+        if topic.wants_refresh(now) {
+            refresh.push(topic.name.clone());
+            self.timer_wake.notify_one();
+        }
     }
 
     /// An empty builder for a batch of this partition.
@@ -171,10 +176,7 @@ impl Shared {
         check_fits(topic, charge)?;
         let partition = check_partition(topic, partition)?;
         let now = self.now();
-        if topic.wants_refresh(now) {
-            refresh.push(topic.name.clone());
-            self.timer_wake.notify_one();
-        }
+        self.keep_fresh(topic, refresh, now);
         let slot = topic.slot(partition, |key, shape| machine.slot(key, shape));
         let completion = Completion::new(topic.name.clone(), partition);
         let timestamp = records.builder.base_timestamp();
