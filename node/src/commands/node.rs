@@ -2,7 +2,7 @@
 
 use crate::cli::Globals;
 use crate::config::{self, Detail, Settings, Sources};
-use crate::exit::{CommandResult, Failure};
+use crate::exit::{CommandResult, Exit, Failure};
 use crate::{logging, output, start};
 use std::path::PathBuf;
 
@@ -15,6 +15,7 @@ Examples:
   weir node --listen 0.0.0.0:7447                      for other machines, with certificates
   weir node --config /etc/weir/weir.toml
   weir node --print-config > weir.toml                 every setting, documented
+  weir node --print-config --json                      every setting, for programs
 
 Settings come from defaults, the configuration file, the environment (WEIR_LISTEN,
 WEIR_STORAGE_FILE_SIZE, …) and flags; later ones win. SIGTERM or Ctrl-C ends the node in order, a
@@ -69,20 +70,31 @@ enum Printed {
 /// Runs the node, or prints its configuration.
 pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     if args.print_config == Some(Printed::Defaults) {
-        return output::print(&config::print(&Settings::default(), Detail::Plain));
+        return print_config(&Settings::default(), Detail::Plain, globals.json);
     }
     let sources = sources(&args, globals)?;
     let (settings, warnings) = config::load(&sources).map_err(|error| {
         Failure::usage(error.to_string()).next("`weir node --print-config=defaults` lists all")
     })?;
     if args.print_config.is_some() {
-        return output::print(&config::print(&settings, Detail::Here));
+        return print_config(&settings, Detail::Here, globals.json);
     }
     logging::start(settings.log_format, &settings.log_level)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     start::run(&settings).await
+}
+
+/// As a configuration file, or as JSON with the same sections and without the documentation.
+fn print_config(settings: &Settings, detail: Detail, json: bool) -> CommandResult {
+    let text = config::print(settings, detail);
+    if !json {
+        return output::print(&text);
+    }
+    let parsed = text.parse::<toml::Table>();
+    let table = parsed.map_err(|error| Failure::new(Exit::Error, error.to_string()))?;
+    output::print_json(&table)
 }
 
 fn sources(args: &Args, globals: &Globals) -> Result<Sources, Failure> {

@@ -45,7 +45,10 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
         let confirmed = client.admin().confirm_time().await;
         confirmed.map_err(|error| sdk::request_failure("confirming the time", &error))?;
         client.close().await;
-        output::note(globals.json, "confirmed: retention by age goes on");
+        if globals.json {
+            return output::print_json(&serde_json::json!({ "time_confirmed": true }));
+        }
+        output::note(false, "confirmed: retention by age goes on");
         return Ok(());
     }
     let shown = match args.watch {
