@@ -7,7 +7,8 @@ use std::path::Path;
 /// Configuration files to begin from: the printed defaults, and one with what those do not show.
 #[must_use]
 pub fn config_seeds() -> Vec<Vec<u8>> {
-    let odd = "data_dir = '/tmp/\"odd\\'\nname = 'n'\nlisten = '[::1]:9'\nhttp = 'off'\nmtu = 1300\n\
+    let odd = "data_dir = '/tmp/\"odd\\'\nname = 'n'\nlisten = '[::1]:9'\nhttp = 'off'\n\
+               mtu = 1300\n\
                [tls]\nnames = ['a.example', '10.0.0.1']\n[access]\nanonymous = ['produce']\n\
                [[access.rule]]\nprincipal = 'a*'\nroles = ['consume']\ntopics = ['x.']\n\
                [storage]\nshards = 2\nfile_size = 33_554_433\nscrub_period = '1h30m'\n\

@@ -301,7 +301,21 @@ impl Settings {
                 "memory.produce_budget must be at least 4MiB, one batch",
             ),
             (self.fetch_budget.0 >= batch, "memory.fetch_budget must be at least 4MiB, one batch"),
-            (span_s(self.scrub_interval) >= 1, "storage.scrub_interval must be at least 1s"),
+        ];
+        if let Some((_, reason)) = checks.into_iter().chain(self.sizes()).find(|(good, _)| !good) {
+            return Err(ConfigError::Contradiction(reason.into()));
+        }
+        crate::logging::parse_level(&self.log_level)
+            .map_err(|reason| ConfigError::Contradiction(format!("logging.level: {reason}")))?;
+        Ok(())
+    }
+
+    /// Bounds of what trades memory for speed.
+    fn sizes(&self) -> [(bool, &'static str); 7] {
+        let mib = 1u64 << 20;
+        let batch = limits::BATCH_BYTES_MAX as u64;
+        [
+            (self.scrub_interval.0.as_secs() >= 1, "storage.scrub_interval must be at least 1s"),
             (
                 (64 << 10..=64 * mib).contains(&self.commit_size.0),
                 "storage.commit_size must be 64KiB to 64MiB",
@@ -323,13 +337,7 @@ impl Settings {
                 (mib..=1_024 * mib).contains(&self.send_window.0),
                 "memory.send_window must be 1MiB to 1GiB",
             ),
-        ];
-        if let Some((_, reason)) = checks.into_iter().find(|(good, _)| !good) {
-            return Err(ConfigError::Contradiction(reason.into()));
-        }
-        crate::logging::parse_level(&self.log_level)
-            .map_err(|reason| ConfigError::Contradiction(format!("logging.level: {reason}")))?;
-        Ok(())
+        ]
     }
 
     /// What clients without a certificate may do; nothing: certificates are required.
