@@ -95,6 +95,7 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.fetch_budget_bytes = bytes(settings.fetch_budget.0);
     config.connections_max = settings.connections as usize;
     config.subscriptions_max = settings.subscriptions as usize;
+    config.trickle_linger = settings.trickle_linger.0;
     config.mtu = settings.mtu.0;
     set_log(&mut config.log, settings);
     Ok(config)

@@ -171,6 +171,11 @@ settings! {
     clean_below_percent: u8 = "storage.clean_below_percent", 50;
     /// Most bytes per second that rewriting and verifying read, or 0 for no bound.
     background_rate: Size = "storage.background_rate", Size(32 << 20);
+    /// How long a small record may wait for those of other producers to share one sync, if at least
+    /// four producers each send one now and then: fewer writes and less CPU, for an answer that is
+    /// later by so much. A lone producer, a busy one, large batches and topics with a commit linger
+    /// of their own are never held up. 0s turns it off.
+    trickle_linger: Span = "storage.trickle_linger", Span(limits::TRICKLE_LINGER);
     /// The storage engine's cache of a shard's active file.
     active_cache: Size = "storage.active_cache", Size(16 << 20);
     /// The storage engine's cache of each closed file that is open for reading.
@@ -259,6 +264,10 @@ impl Settings {
             (
                 span_s(self.retention_interval) >= 1,
                 "storage.retention_interval must be at least 1s",
+            ),
+            (
+                self.trickle_linger.0.as_millis() <= 1_000,
+                "storage.trickle_linger must be at most 1s",
             ),
             (span_s(self.scrub_period) >= 60, "storage.scrub_period must be at least 1m"),
             (

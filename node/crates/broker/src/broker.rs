@@ -3,6 +3,7 @@
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::driver::Driver;
 use crate::groups::Groups;
+use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::session;
 use crate::status::{self, Health};
@@ -10,7 +11,7 @@ use crate::store::{Store, StoreError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// What is open.
     pub counts: Counts,
+    /// Which appends wait for others. Locked by the network thread for each batch, and for status.
+    pace: Mutex<Pace>,
     /// What certificates are checked against.
     pub clock: Clock,
     /// Conditions found at start that a person should know of.
@@ -91,6 +94,11 @@ impl Shared {
     #[must_use]
     pub fn now(&self) -> TimestampMs {
         self.wall.now()
+    }
+
+    /// Decides which appends wait for others.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why a shard cannot take writes again without a restart, if that is so.
@@ -183,6 +191,7 @@ impl Broker {
             fetch_budget: Arc::new(Semaphore::new(config.fetch_budget_bytes)),
             tasks: TaskTracker::new(),
             counts: Counts::default(),
+            pace: Mutex::new(Pace::new(config.trickle_linger)),
             clock,
             warnings: credentials.warnings,
             wall,

@@ -34,6 +34,9 @@ pub struct BrokerConfig {
     /// Bytes of batches read from the log and not yet handed to QUIC, beyond the one batch that
     /// each subscription may always hold.
     pub fetch_budget_bytes: usize,
+    /// How long a small append of a producer that sends now and then may wait for those of others,
+    /// to share their commit. Zero: no waiting. A topic's own commit linger goes first.
+    pub trickle_linger: Duration,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -56,6 +59,7 @@ impl BrokerConfig {
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             produce_budget_bytes: limits::PRODUCE_BUDGET_BYTES,
             fetch_budget_bytes: limits::FETCH_BUDGET_BYTES,
+            trickle_linger: limits::TRICKLE_LINGER,
             mtu: None,
         }
     }
