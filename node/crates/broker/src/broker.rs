@@ -1,5 +1,6 @@
 //! A broker: what is opened, started and stopped, in which order.
 
+use crate::ack::Courier;
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::driver::Driver;
 use crate::groups::Groups;
@@ -33,6 +34,7 @@ pub struct Broker {
     address: SocketAddr,
     ca_created: bool,
     acceptor: tokio::task::JoinHandle<()>,
+    courier: tokio::task::JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Broker {
@@ -68,6 +70,8 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// What is open.
     pub counts: Counts,
+    /// Wakes produce streams whose batches are durable.
+    pub courier: Arc<Courier>,
     /// Which appends wait for others. Locked by the network thread for each batch, and for status.
     pace: Mutex<Pace>,
     /// What certificates are checked against.
@@ -191,6 +195,7 @@ impl Broker {
             fetch_budget: Arc::new(Semaphore::new(config.fetch_budget_bytes)),
             tasks: TaskTracker::new(),
             counts: Counts::default(),
+            courier: Arc::default(),
             pace: Mutex::new(Pace::new(config.trickle_linger)),
             clock,
             warnings: credentials.warnings,
@@ -206,9 +211,13 @@ impl Broker {
         shared.registry.settle_log(&views);
         shared.groups.settle_log();
         let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
+        let courier = tokio::spawn({
+            let courier = shared.courier.clone();
+            async move { courier.run().await }
+        });
         tracing::info!(%address, %epoch, "serving");
         let ca_created = credentials.authority_created;
-        Ok(Broker { shared, endpoint, address, ca_created, acceptor })
+        Ok(Broker { shared, endpoint, address, ca_created, acceptor, courier })
     }
 
     /// The address that it serves on, with the port that was taken.
@@ -264,6 +273,7 @@ impl Broker {
         if let Err(panic) = tokio::task::spawn_blocking(move || log.shutdown()).await {
             tracing::error!(%panic, "closing the log");
         }
+        self.courier.abort();
         tracing::info!("stopped");
     }
 

@@ -26,7 +26,7 @@ use weir_transport::{FrameError, FrameReader, FrameWriter};
 /// Serves a produce stream to its end.
 pub async fn serve(session: Session, mut writer: FrameWriter, reader: FrameReader) {
     session.shared.counts.producers.fetch_add(1, Ordering::Relaxed);
-    let queue = Arc::new(AckQueue::default());
+    let queue = AckQueue::new(session.shared.courier.clone());
     let mut stream = ProduceStream {
         session: session.clone(),
         queue: queue.clone(),
