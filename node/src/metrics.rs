@@ -42,6 +42,12 @@ fn node(text: &mut Text, status: &NodeStatus) {
     text.gauge("weir_connections", "Open QUIC connections.").sample(&[], status.connections);
     text.gauge("weir_subscriptions", "Open subscriptions.").sample(&[], status.subscriptions);
     text.gauge("weir_produce_streams", "Open produce streams.").sample(&[], status.producers);
+    text.family(
+        "counter",
+        "weir_appends_held_total",
+        "Appends that waited for others to share their commit.",
+    )
+    .sample(&[], status.appends_held);
     text.gauge("process_resident_memory_bytes", "Memory of the process that is resident.")
         .sample(&[], status.rss_bytes);
 }

@@ -95,6 +95,7 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.fetch_budget_bytes = bytes(settings.fetch_budget.0);
     config.connections_max = settings.connections as usize;
     config.subscriptions_max = settings.subscriptions as usize;
+    config.trickle_linger = settings.trickle_linger.0;
     config.mtu = settings.mtu.0;
     config.receive_window_bytes = bytes(settings.connection_window.0);
     config.send_window_bytes = bytes(settings.send_window.0);

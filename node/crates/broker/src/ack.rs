@@ -1,4 +1,8 @@
 //! Replies that wait for the disk, and the way back to whoever waits for them.
+//!
+//! The log's writer thread resolves what a commit covered, often for many streams at once. Waking
+//! a task of another thread is a system call, so it wakes only one, the [`Courier`], which wakes
+//! the streams' tasks from their own thread, where that costs next to nothing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -6,12 +10,47 @@ use tokio::sync::Notify;
 use weir_core::wire::frame::{Appended, ProduceAck, ProduceRefusal};
 use weir_core::wire::{ErrorCode, Outcome, WireError};
 
+/// Carries word of acknowledgements from the log's threads to the network's.
+#[derive(Debug, Default)]
+pub struct Courier {
+    /// Streams that have acknowledgements and do not know yet.
+    due: Mutex<Vec<Arc<AckQueue>>>,
+    wake: Notify,
+}
+
+impl Courier {
+    fn post(&self, queue: Arc<AckQueue>) {
+        let mut due = self.due.lock().unwrap_or_else(|e| e.into_inner());
+        due.push(queue);
+        let first = due.len() == 1;
+        drop(due);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Wakes streams as they are due, until it is dropped.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: streams that were due may not be woken. Run it as a task that lives as long
+    /// as any stream.
+    pub async fn run(&self) {
+        let mut woken = Vec::new();
+        loop {
+            self.wake.notified().await;
+            std::mem::swap(&mut *self.due.lock().unwrap_or_else(|e| e.into_inner()), &mut woken);
+            woken.drain(..).for_each(|queue: Arc<AckQueue>| queue.ready.notify_one());
+        }
+    }
+}
+
 /// The acknowledgements of one produce stream on their way out.
 ///
 /// Filled by the log's writer thread, drained by the stream's own task. Bounded by what the
 /// stream may have in flight: every entry here had a permit for its batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AckQueue {
+    courier: Arc<Courier>,
     acks: Mutex<Vec<ProduceAck>>,
     ready: Notify,
     /// Batches that were received and are not acknowledged yet.
@@ -19,6 +58,13 @@ pub struct AckQueue {
 }
 
 impl AckQueue {
+    /// An empty queue, whose task `courier` wakes.
+    #[must_use]
+    pub fn new(courier: Arc<Courier>) -> Arc<AckQueue> {
+        let (acks, ready) = (Mutex::default(), Notify::new());
+        Arc::new(AckQueue { courier, acks, ready, outstanding: AtomicUsize::new(0) })
+    }
+
     /// A batch was received: exactly one acknowledgement will be pushed for it.
     pub fn expect(&self) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
@@ -32,13 +78,17 @@ impl AckQueue {
         acks.is_empty() && self.outstanding.load(Ordering::Relaxed) == 0
     }
 
-    /// Adds an acknowledgement and wakes the stream's task.
-    pub fn push(&self, ack: ProduceAck) {
+    /// Adds an acknowledgement and has the stream's task woken.
+    pub fn push(self: &Arc<AckQueue>, ack: ProduceAck) {
         let mut acks = self.acks.lock().unwrap_or_else(|e| e.into_inner());
         acks.push(ack);
         self.outstanding.fetch_sub(1, Ordering::Relaxed);
+        let first = acks.len() == 1;
         drop(acks);
-        self.ready.notify_one();
+        // Where there were some before, the task was called already and takes this one, too.
+        if first {
+            self.courier.post(self.clone());
+        }
     }
 
     /// Waits until there are acknowledgements and swaps them into `out`, which must be empty.
@@ -131,7 +181,7 @@ mod tests {
     /// Goal: acks that arrive while nobody waits are not lost, and come out in order, together.
     #[tokio::test]
     async fn queue() {
-        let queue = AckQueue::default();
+        let queue = AckQueue::new(Arc::default());
         for correlation in 0..3 {
             queue.expect();
             let result = Err(refused(ErrorCode::Busy, "x"));
@@ -141,5 +191,45 @@ mod tests {
         queue.drain(&mut out).await;
         assert!(queue.is_settled());
         assert_eq!(out.iter().map(|a| a.correlation).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    /// Goal: every ack that another thread pushes reaches the stream's task, whichever of the three
+    /// is ahead. Method: many streams that wait for one ack after the other, and a pushing thread.
+    #[tokio::test]
+    async fn a_courier_wakes_every_stream() {
+        const ACKS: u64 = 2_000;
+        let courier = Arc::new(Courier::default());
+        let queues: Vec<_> = (0..20).map(|_| AckQueue::new(courier.clone())).collect();
+        let running = tokio::spawn({
+            let courier = courier.clone();
+            async move { courier.run().await }
+        });
+        let streams = queues.clone().into_iter().map(|queue| {
+            tokio::spawn(async move {
+                let (mut seen, mut out) = (0, Vec::new());
+                while seen < ACKS {
+                    queue.drain(&mut out).await;
+                    for ack in out.drain(..) {
+                        assert_eq!(ack.correlation, seen);
+                        seen += 1;
+                    }
+                }
+            })
+        });
+        let streams: Vec<_> = streams.collect();
+        let pushing = tokio::task::spawn_blocking(move || {
+            for correlation in 0..ACKS {
+                for queue in &queues {
+                    queue.expect();
+                    let result = Err(refused(ErrorCode::Busy, ""));
+                    queue.push(ProduceAck { correlation, result });
+                }
+            }
+        });
+        for stream in streams {
+            stream.await.expect("all acks came");
+        }
+        pushing.await.expect("all acks were pushed");
+        running.abort();
     }
 }

@@ -1,8 +1,10 @@
 //! A broker: what is opened, started and stopped, in which order.
 
+use crate::ack::Courier;
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::driver::Driver;
 use crate::groups::Groups;
+use crate::pace::Pace;
 use crate::registry::Registry;
 use crate::session;
 use crate::status::{self, Health};
@@ -11,7 +13,7 @@ use crate::validate::Validator;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -33,6 +35,7 @@ pub struct Broker {
     address: SocketAddr,
     ca_created: bool,
     acceptor: tokio::task::JoinHandle<()>,
+    courier: tokio::task::JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Broker {
@@ -70,6 +73,10 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// What is open.
     pub counts: Counts,
+    /// Wakes produce streams whose batches are durable.
+    pub courier: Arc<Courier>,
+    /// Which appends wait for others. Locked by the network thread for each batch, and for status.
+    pace: Mutex<Pace>,
     /// What certificates are checked against.
     pub clock: Clock,
     /// Conditions found at start that a person should know of.
@@ -94,6 +101,11 @@ impl Shared {
     #[must_use]
     pub fn now(&self) -> TimestampMs {
         self.wall.now()
+    }
+
+    /// Decides which appends wait for others.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why a shard cannot take writes again without a restart, if that is so.
@@ -191,6 +203,8 @@ impl Broker {
             fetch_budget: Arc::new(Semaphore::new(config.fetch_budget_bytes)),
             tasks: TaskTracker::new(),
             counts: Counts::default(),
+            courier: Arc::default(),
+            pace: Mutex::new(Pace::new(config.trickle_linger)),
             clock,
             warnings: credentials.warnings,
             wall,
@@ -205,9 +219,13 @@ impl Broker {
         shared.registry.settle_log(&views);
         shared.groups.settle_log();
         let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
+        let courier = tokio::spawn({
+            let courier = shared.courier.clone();
+            async move { courier.run().await }
+        });
         tracing::info!(%address, %epoch, "serving");
         let ca_created = credentials.authority_created;
-        Ok(Broker { shared, endpoint, address, ca_created, acceptor })
+        Ok(Broker { shared, endpoint, address, ca_created, acceptor, courier })
     }
 
     /// The address that it serves on, with the port that was taken.
@@ -251,6 +269,7 @@ impl Broker {
         if let Err(panic) = tokio::task::spawn_blocking(move || log.shutdown()).await {
             tracing::error!(%panic, "closing the log");
         }
+        self.courier.abort();
         tracing::info!("stopped");
     }
 

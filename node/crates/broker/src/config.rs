@@ -38,6 +38,9 @@ pub struct BrokerConfig {
     pub receive_window_bytes: usize,
     /// What is kept of sent data that one connection has not confirmed, in bytes.
     pub send_window_bytes: usize,
+    /// How long a small append of a producer that sends now and then may wait for those of others,
+    /// to share their commit. Zero: no waiting. A topic's own commit linger goes first.
+    pub trickle_linger: Duration,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -62,6 +65,7 @@ impl BrokerConfig {
             fetch_budget_bytes: limits::FETCH_BUDGET_BYTES,
             receive_window_bytes: limits::NODE_CONNECTION_WINDOW_BYTES,
             send_window_bytes: limits::SEND_WINDOW_BYTES,
+            trickle_linger: limits::TRICKLE_LINGER,
             mtu: None,
         }
     }

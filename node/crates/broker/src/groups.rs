@@ -13,6 +13,7 @@ use crate::partition::{Partition, Payload};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use weir_core::entry::{StateChange, encode_state};
 use weir_core::limits;
@@ -157,6 +158,7 @@ impl Groups {
             producer: None,
             batch: None,
             state: encode_state(&changes),
+            linger: Duration::ZERO,
             hold: None,
         };
         let (sender, committed) = oneshot::channel();

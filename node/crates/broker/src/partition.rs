@@ -49,7 +49,8 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     durability: Durability,
-    linger: Duration,
+    /// The topic's own; `None`: as the append says.
+    linger: Option<Duration>,
     batch_bytes_max: usize,
 }
 
@@ -57,7 +58,8 @@ impl From<&TopicConfig> for Settings {
     fn from(config: &TopicConfig) -> Settings {
         Settings {
             durability: config.durability,
-            linger: Duration::from_millis(u64::from(config.commit_linger_ms)),
+            linger: (config.commit_linger_ms > 0)
+                .then(|| Duration::from_millis(u64::from(config.commit_linger_ms))),
             batch_bytes_max: config.batch_bytes_max as usize,
         }
     }
@@ -84,6 +86,8 @@ pub struct Payload {
     pub batch: Option<RecordBatch>,
     /// The encoded keyed-state section, or nothing.
     pub state: Bytes,
+    /// How long it may wait for others to share its commit, unless the topic says.
+    pub linger: Duration,
     /// Dropped once the entry is durable or has failed: a permit for its bytes.
     pub hold: Option<Box<dyn Any + Send>>,
 }
@@ -338,7 +342,7 @@ impl Inner {
             state: payload.state,
             source: Bytes::new(),
             batch,
-            linger: self.settings.linger,
+            linger: self.settings.linger.unwrap_or(payload.linger),
             hold: payload.hold,
         })
         .map_err(log_error)?;

@@ -6,6 +6,7 @@
 //! flow control holds the producer back.
 
 use crate::ack::{AckQueue, Parked, refusal};
+use crate::pace::StreamPace;
 use crate::partition::{Partition, Payload};
 use crate::session::{Session, protocol, refuse};
 use bytes::{Buf, Bytes, BytesMut};
@@ -25,11 +26,12 @@ use weir_transport::{FrameError, FrameReader, FrameWriter};
 /// Serves a produce stream to its end.
 pub async fn serve(session: Session, mut writer: FrameWriter, reader: FrameReader) {
     session.shared.counts.producers.fetch_add(1, Ordering::Relaxed);
-    let queue = Arc::new(AckQueue::default());
+    let queue = AckQueue::new(session.shared.courier.clone());
     let mut stream = ProduceStream {
         session: session.clone(),
         queue: queue.clone(),
         partitions: HashMap::new(),
+        pace: StreamPace::default(),
         reader,
     };
     let ended = tokio::select! {
@@ -77,6 +79,7 @@ struct ProduceStream {
     queue: Arc<AckQueue>,
     /// Partitions that this client may append to, as looked up before.
     partitions: HashMap<(TopicId, PartitionIndex), Arc<Partition>>,
+    pace: StreamPace,
     reader: FrameReader,
 }
 
@@ -163,9 +166,12 @@ impl ProduceStream {
             count,
         });
         let hold = permit.map(|permit| Box::new(permit) as Box<dyn std::any::Any + Send>);
-        let payload = Payload { count, producer, batch: Some(batch), state: Bytes::new(), hold };
-        let queue = self.queue.clone();
         let shared = &self.session.shared;
+        let bytes = batch.bytes().len();
+        let linger = shared.pace().linger(shared.started.elapsed(), &mut self.pace, bytes);
+        let batch = Some(batch);
+        let payload = Payload { count, producer, batch, state: Bytes::new(), linger, hold };
+        let queue = self.queue.clone();
         partition.append(&shared.log, shared.now(), payload, |place| {
             let appended = Appended {
                 base_offset: place.base_offset,

@@ -40,6 +40,7 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         connections: shared.counts.connections.load(Ordering::Relaxed) as u32,
         subscriptions: shared.counts.subscriptions.load(Ordering::Relaxed) as u32,
         producers: shared.counts.producers.load(Ordering::Relaxed) as u32,
+        appends_held: shared.pace().held(),
         rss_bytes: resident_bytes(),
         shards: shards.iter().map(shard).collect(),
         partitions: partitions(shared),

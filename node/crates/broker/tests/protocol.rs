@@ -129,6 +129,48 @@ async fn packed_batches_keep_their_order() {
         );
     }
     assert_eq!(values(&client.read_all(topic, StartAt::Earliest).await), sent);
+    node.broker.stop().await;
+}
+
+/// Goal: appends of producers that trickle are held back, share commits, and are all acknowledged;
+/// one that waits for its answers is not held. Method: many streams that each pause for longer than
+/// they are held, until the node says that it held some.
+#[tokio::test]
+async fn trickling_producers_share_commits() {
+    let linger = std::time::Duration::from_millis(50);
+    let node = Node::start_with(|config| config.trickle_linger = linger).await;
+    let client = node.client().await;
+    let topic = topic(&client).await;
+    let mut busy = client.producer().await;
+    for n in 0..100 {
+        let base = appended(&busy.produce(topic, batch(&["busy"])).await).base_offset;
+        assert_eq!(base, Offset(n));
+    }
+    assert_eq!(node.broker.status().appends_held, 0);
+    let mut producers = Vec::new();
+    for _ in 0..8 {
+        producers.push(client.producer().await);
+    }
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut next = 100;
+    while node.broker.status().appends_held < 16 {
+        assert!(std::time::Instant::now() < deadline, "nothing was held back");
+        for producer in &mut producers {
+            producer.send(topic, batch(&["now and then"])).await;
+        }
+        let mut offsets = Vec::new();
+        for producer in &mut producers {
+            offsets.push(appended(&producer.ack().await).base_offset);
+        }
+        offsets.sort_unstable();
+        assert_eq!(offsets, (next..next + 8).map(Offset).collect::<Vec<_>>());
+        next += 8;
+        // sleep: the pause is what is tested.
+        tokio::time::sleep(2 * linger).await;
+    }
+    let commits: u64 = node.broker.status().shards.iter().map(|shard| shard.commits).sum();
+    assert!(commits < next as u64, "{commits} commits for {next} appends");
+    node.broker.stop().await;
 }
 
 /// Goal: a retry stores nothing twice, also after a restart; a gap is refused by name and stores

@@ -107,6 +107,10 @@ pub const FETCH_CHUNK_BYTES: usize = MIB;
 
 /// Most bytes of entries that one commit takes; one entry always fits.
 pub const COMMIT_BYTES_MAX: usize = 4 * MIB;
+/// How long a small append of a producer that trickles among others waits for theirs, to share one
+/// commit; a default. Shorter than the 25 ms for which QUIC holds back a bare acknowledgement, so
+/// that it still rides on the answer.
+pub const TRICKLE_LINGER: Duration = Duration::from_millis(20);
 /// Most appends that wait for one shard's writer.
 pub const APPEND_QUEUE_MAX: usize = 16_384;
 

@@ -34,7 +34,8 @@ pub struct TopicConfig {
     /// When a batch is acknowledged.
     pub durability: Durability,
     /// How long a commit may wait for more batches to share its sync with, ms. Every wait saves
-    /// writes on flash and costs latency.
+    /// writes on flash and costs latency. 0: as the node is set, which by default holds back only
+    /// small appends of producers that trickle among others; 1 keeps them from waiting longer.
     pub commit_linger_ms: u32,
     /// Largest batch taken, bytes; at most [`limits::BATCH_BYTES_MAX`].
     pub batch_bytes_max: u32,

@@ -37,6 +37,7 @@ mod retention;
 mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod space;
 mod stats;
 mod tail;
 mod writer;

@@ -10,6 +10,7 @@ use crate::events::LogEvents;
 use crate::manifest::Manifest;
 use crate::recover::Recovery;
 use crate::shard::{Shard, ShardParts};
+use crate::space::SpaceWatch;
 use crate::stats::{PartitionStats, ShardStats};
 use crate::tail::TailCache;
 use crate::writer::{Views, Writer, ends_of};
@@ -132,6 +133,7 @@ impl Log {
                 active: opened.active,
                 views: opened.views,
                 damage: opened.damage,
+                space: SpaceWatch::default(),
             };
             threads.writers.push(spawn(name, move || writer.run()));
         }

@@ -15,8 +15,10 @@ use crate::file::LogFile;
 use crate::queue::Turn;
 use crate::replay::{BatchFacts, apply_to_view};
 use crate::shard::Shard;
+use crate::space::SpaceWatch;
 use crate::tail::Entry;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use weir_core::entry::{ENTRY_HEADER_BYTES, EntryKind};
@@ -47,6 +49,7 @@ pub(crate) struct Writer {
     pub(crate) views: Views,
     /// Why the shard cannot take appends from the start, if so.
     pub(crate) damage: Option<String>,
+    pub(crate) space: SpaceWatch,
 }
 
 /// Where each partition's log ends, as the queue wants to know it.
@@ -236,15 +239,24 @@ impl Writer {
         Some(std::mem::replace(&mut self.active, active).file)
     }
 
-    fn check_space(&self) {
+    fn check_space(&mut self) {
         let shard = &self.shard;
+        let now = Instant::now();
+        let written = shard.counters.bytes_written.load(Ordering::Relaxed);
+        if !self.space.is_due(now, written) {
+            return;
+        }
+        let reserve = shard.config.reserve_bytes;
         match shard.disk.free_bytes(&shard.dir) {
-            Ok(free) if free < shard.config.reserve_bytes => {
-                tracing::warn!(shard = shard.id, free, "the disk is nearly full: appends refused");
-                shard.queue.set_disk_full(true);
-                self.background.push(Task::WatchSpace(shard.clone()));
+            Ok(free) => {
+                self.space.saw(now, written, (free, reserve), shard.shards);
+                if free < reserve {
+                    let id = shard.id;
+                    tracing::warn!(shard = id, free, "the disk is nearly full: appends refused");
+                    shard.queue.set_disk_full(true);
+                    self.background.push(Task::WatchSpace(shard.clone()));
+                }
             }
-            Ok(_) => {}
             Err(error) => tracing::warn!(shard = shard.id, %error, "cannot tell the free space"),
         }
     }

@@ -41,6 +41,8 @@ pub enum What {
     Sweep(SweepArgs),
     /// CPU of a node that takes a few records per second from many producers
     Steady(SteadyArgs),
+    /// Bytes written for each record, with and without waiting for others
+    Wear(WearArgs),
     /// Memory and CPU of a node without work
     Idle(IdleArgs),
     /// All of them, one after the other
@@ -212,6 +214,41 @@ pub struct SteadyArgs {
     pub partitions: u32,
     /// How long
     #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub duration: Span,
+}
+
+/// Options of `weir bench wear`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir bench wear
+  weir bench wear --producers 1 --rates 1,10 --commit-linger 1s --duration 30s
+
+`bytes_written` is what the log gave to its files, `device_bytes` what the system counts for the
+node on its way to the device (write_bytes in /proc/PID/io: whole pages, without what the file
+system adds of its own).")]
+pub struct WearArgs {
+    #[command(flatten)]
+    pub place: Place,
+    /// Records per second, all producers together, one after the other
+    #[arg(long, value_name = "RECORDS_PER_S", value_delimiter = ',',
+          default_value = "10,100,1000", value_parser = parse_rate)]
+    pub rates: Vec<f64>,
+    /// Producers, each with a connection of its own
+    #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = parse_count)]
+    pub producers: usize,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = parse_record_size)]
+    pub record_size: usize,
+    /// Partitions of the topic
+    #[arg(long, value_name = "NUMBER", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(TOPIC_PARTITIONS_MAX)))]
+    pub partitions: u32,
+    /// The topic's commit linger, where there is one
+    #[arg(long, value_name = "DURATION", default_value = "100ms")]
+    pub commit_linger: Span,
+    /// How long each rate is kept up
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub duration: Span,
 }
 

@@ -11,7 +11,7 @@ use weir_core::wire::message::StartAt;
 use super::args::E2eArgs;
 use super::baseline;
 use super::payload::Payload;
-use super::report::{Figures, Report, map, round};
+use super::report::{Bound, Figures, Report, map, round};
 use super::target::{self, Target};
 use crate::commands::figures::{Latencies, Percentiles};
 use crate::commands::sdk;
@@ -57,15 +57,22 @@ pub async fn run(target: &mut Target, args: &E2eArgs) -> Result<Report, Failure>
     report.node_rss_mib = Some(target::rss_mib(&status));
     let raw_ms = raw.percentile(0.5).as_secs_f64() * 1e3;
     report.more = compare(raw_ms, ack, latency);
+    report.expect("ack p50, ms", Bound::AtMost(ack_goal_ms(raw_ms)), ack.map(|ack| ack.p50));
+    let delay = ack.zip(latency).map(|(ack, latency)| latency.p50 - ack.p50);
+    report.expect("arrival after the ack, ms", Bound::AtMost(1.0), delay);
     Ok(report)
+}
+
+/// The goal: within 1.3 of one raw fdatasync, and 0.3 ms.
+fn ack_goal_ms(raw_ms: f64) -> f64 {
+    1.3 * raw_ms + 0.3
 }
 
 /// The figures that the goals speak of.
 fn compare(raw_ms: f64, ack: Option<Percentiles>, latency: Option<Percentiles>) -> Figures {
     let mut more = map([("raw_fdatasync_p50_ms", round(raw_ms))]);
     if let Some(ack) = ack {
-        // The goal: within 1.3 of one raw fdatasync, and 0.3 ms.
-        more.extend(map([("ack_p50_goal_ms", round(1.3 * raw_ms + 0.3))]));
+        more.extend(map([("ack_p50_goal_ms", round(ack_goal_ms(raw_ms)))]));
         if let Some(latency) = latency {
             more.extend(map([("tail_delay_p50_ms", round(latency.p50 - ack.p50))]));
         }

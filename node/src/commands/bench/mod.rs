@@ -13,6 +13,7 @@ mod report;
 mod steady;
 mod sweep;
 mod target;
+mod wear;
 
 use std::path::Path;
 use std::time::Duration;
@@ -54,6 +55,9 @@ async fn measure(what: &What, globals: &Globals) -> Result<Report, Failure> {
         let scratch = Scratch::create(place(what))?;
         return disk::run(scratch.path(), args).await;
     }
+    if let What::Wear(args) = what {
+        return wear::run(globals, args).await;
+    }
     let mut target = Target::open(globals, place(what)).await?;
     let report = match what {
         What::Produce(args) => produce::run(&mut target, args).await,
@@ -62,8 +66,10 @@ async fn measure(what: &What, globals: &Globals) -> Result<Report, Failure> {
         What::Sweep(args) => sweep::run(&mut target, args).await,
         What::Steady(args) => steady::steady(&mut target, args).await,
         What::Idle(args) => steady::idle(&mut target, args).await,
-        // The first needs no node, the other is several.
-        What::Disk(_) | What::All(_) => Err(Failure::usage("not a bench of a node")),
+        // The first needs no node, the others need several.
+        What::Disk(_) | What::Wear(_) | What::All(_) => {
+            Err(Failure::usage("not a bench of a node"))
+        }
     };
     target.close().await;
     report
@@ -77,6 +83,7 @@ fn place(what: &What) -> &Path {
         What::Disk(args) => &args.place.dir,
         What::Sweep(args) => &args.place.dir,
         What::Steady(args) => &args.place.dir,
+        What::Wear(args) => &args.place.dir,
         What::Idle(args) => &args.place.dir,
         What::All(args) => &args.place.dir,
     }
@@ -101,7 +108,7 @@ async fn all(args: &AllArgs, globals: &Globals) -> CommandResult {
 }
 
 /// The benches of `all`, as they would be written on the command line.
-const ALL: [(&str, &str); 10] = [
+const ALL: [(&str, &str); 11] = [
     ("disk", "disk"),
     ("produce_1k", "produce"),
     ("produce_100", "produce --record-size 100 --round-mib 64"),
@@ -111,6 +118,7 @@ const ALL: [(&str, &str); 10] = [
     ("sweep", "sweep"),
     ("e2e", "e2e"),
     ("steady", "steady"),
+    ("wear", "wear"),
     ("idle", "idle"),
 ];
 
@@ -143,6 +151,7 @@ fn shorten(what: &mut What) {
         }
         What::E2e(args) => span(&mut args.duration),
         What::Steady(args) => span(&mut args.duration),
+        What::Wear(args) => span(&mut args.duration),
         What::Idle(args) => span(&mut args.duration),
         What::All(_) => {}
     }
@@ -156,6 +165,7 @@ fn set_place(what: &mut What, dir: &Path) {
         What::Disk(args) => &mut args.place,
         What::Sweep(args) => &mut args.place,
         What::Steady(args) => &mut args.place,
+        What::Wear(args) => &mut args.place,
         What::Idle(args) => &mut args.place,
         What::All(args) => &mut args.place,
     };

@@ -54,9 +54,36 @@ pub struct Report {
     /// Further figures.
     #[serde(skip_serializing_if = "Figures::is_empty")]
     pub more: Figures,
+    /// What the figures should be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub goals: Vec<Goal>,
     /// One object a case or round.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Figures>,
+}
+
+/// A figure beside what it should be. Nothing is refused for missing it: machines differ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Goal {
+    /// Which figure.
+    pub figure: &'static str,
+    /// Where it should lie.
+    #[serde(flatten)]
+    pub bound: Bound,
+    /// Where it lies.
+    pub measured: f64,
+    /// Whether that is within the bound.
+    pub met: bool,
+}
+
+/// Where a figure should lie.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Here or higher.
+    AtLeast(f64),
+    /// Here or lower.
+    AtMost(f64),
 }
 
 /// Names and values in an order that people can read: a JSON object.
@@ -112,6 +139,16 @@ impl Report {
         Report { bench, settings, ..Report::default() }
     }
 
+    /// Says what a figure should be, if it was measured.
+    pub fn expect(&mut self, figure: &'static str, bound: Bound, measured: Option<f64>) {
+        let Some(measured) = measured else { return };
+        let met = match bound {
+            Bound::AtLeast(goal) => measured >= goal,
+            Bound::AtMost(goal) => measured <= goal,
+        };
+        self.goals.push(Goal { figure, bound, measured, met });
+    }
+
     /// Prints it.
     pub fn print(&self, json: bool) -> CommandResult {
         if json { output::print_json(self) } else { output::print(&self.text()) }
@@ -157,6 +194,15 @@ impl Report {
         }
         for (name, value) in &self.more.0 {
             line(&name.replace('_', " "), plain(value));
+        }
+        for goal in &self.goals {
+            let (bound, limit) = match goal.bound {
+                Bound::AtLeast(limit) => ("at least", limit),
+                Bound::AtMost(limit) => ("at most", limit),
+            };
+            let met = if goal.met { "met" } else { "missed" };
+            let [measured, limit] = [goal.measured, limit].map(|v| plain(&round(v)));
+            line(&format!("goal: {}", goal.figure), format!("{measured}, {bound} {limit}: {met}"));
         }
         text
     }
@@ -220,6 +266,24 @@ mod tests {
         assert!(text.starts_with("produce: record_bytes 1,024\n"), "{text}");
         assert!(text.contains("records per second               1.20 M\n"), "{text}");
         assert!(!text.contains("ratio"), "{text}");
+    }
+
+    #[test]
+    fn goals_say_whether_they_are_met() {
+        let mut report = Report::new("produce", Figures::default());
+        report.expect("ratio to limit", Bound::AtLeast(0.7), Some(0.8));
+        report.expect("ack p50, ms", Bound::AtMost(0.4), Some(0.5));
+        report.expect("not measured", Bound::AtMost(1.0), None);
+        let text = report.text();
+        assert!(
+            text.contains("goal: ratio to limit             0.8, at least 0.7: met\n"),
+            "{text}"
+        );
+        assert!(text.contains("0.5, at most 0.4: missed\n"), "{text}");
+        assert!(!text.contains("not measured"), "{text}");
+        let value = serde_json::to_value(&report).unwrap();
+        assert_eq!(value["goals"][0]["at_least"], 0.7);
+        assert_eq!(value["goals"][1]["met"], false);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use weir_client::Client;
 use weir_core::record::Compression;
+use weir_core::wire::message::NodeStatus;
 
 use super::args::{IdleArgs, SteadyArgs};
-use super::load::{self, Load, Until};
+use super::load::{self, Load, Produced, Until};
 use super::produce;
-use super::report::{Report, map, round};
+use super::report::{Bound, Report, map, round};
 use super::target::{self, Target};
 use crate::exit::Failure;
 
@@ -37,11 +39,7 @@ pub async fn steady(target: &mut Target, args: &SteadyArgs) -> Result<Report, Fa
     // Connections and the first writes are not what is measured.
     let warm_up = Load { until: Until::Time(SETTLE), ..load.clone() };
     load::run(&clients, &warm_up).await?;
-    let before = target::status(&clients[0]).await?;
-    let (cpu_before, started) = (target.cpu(), Instant::now());
-    let produced = load::run(&clients, &load).await?;
-    let (cpu_after, elapsed) = (target.cpu(), started.elapsed());
-    let after = target::status(&clients[0]).await?;
+    let spell = spell(target, &clients, &load).await?;
     target.delete_topic(&clients[0], &topic).await?;
     produce::close(clients).await;
 
@@ -50,17 +48,67 @@ pub async fn steady(target: &mut Target, args: &SteadyArgs) -> Result<Report, Fa
         ("rate", json!(args.rate)),
         ("record_bytes", json!(args.record_size)),
     ]);
+    let produced = &spell.produced;
     let mut report = Report::new("steady", settings);
     report.records = Some(produced.records);
     report.records_per_s = Some(produced.records_per_s());
     report.ack_ms = produced.acks.percentiles();
-    report.node_cpu_percent = cpu_percent(cpu_before, cpu_after, elapsed);
-    report.node_rss_mib = Some(target::rss_mib(&after));
-    let written = target::written_bytes(&after) - target::written_bytes(&before);
-    report.bytes_written_per_payload_byte = Some(written as f64 / produced.bytes.max(1) as f64);
-    let per_record = written as f64 / produced.records.max(1) as f64;
-    report.more = map([("bytes_written_per_record", round(per_record))]);
+    report.node_cpu_percent = spell.cpu_percent;
+    report.node_rss_mib = Some(target::rss_mib(&spell.after));
+    let per = |count: u64, of: u64| count as f64 / of.max(1) as f64;
+    report.bytes_written_per_payload_byte = Some(per(spell.written, produced.bytes));
+    report.more = map([
+        ("bytes_written_per_record", round(per(spell.written, produced.records))),
+        ("commits_per_record", round(per(spell.commits, produced.records))),
+        ("held_of_all_appends", round(per(spell.held, produced.records))),
+    ]);
+    if (args.producers, args.rate) == (50, 200.0) {
+        report.expect("CPU of the node, % of a core", Bound::AtMost(3.0), spell.cpu_percent);
+    }
     Ok(report)
+}
+
+/// What a node did while producers were at work.
+#[derive(Clone, Debug)]
+pub struct Spell {
+    /// What was acknowledged.
+    pub produced: Produced,
+    /// CPU time of the node, in percent of one core, if it is our own.
+    pub cpu_percent: Option<f64>,
+    /// Bytes that the node wrote to its files.
+    pub written: u64,
+    /// Bytes that its files' pages sent to the device, if it is our own and the system tells.
+    pub to_device: Option<u64>,
+    /// Commits of the node's log.
+    pub commits: u64,
+    /// Appends that waited for others.
+    pub held: u64,
+    /// What the node says of itself afterwards.
+    pub after: NodeStatus,
+}
+
+/// Runs `load` and watches the node.
+///
+/// # Errors
+/// The node fails.
+pub async fn spell(target: &Target, clients: &[Client], load: &Load) -> Result<Spell, Failure> {
+    let before = target::status(&clients[0]).await?;
+    let (cpu_before, device_before) = (target.cpu(), target.device_bytes());
+    let started = Instant::now();
+    let produced = load::run(clients, load).await?;
+    let (cpu_after, elapsed) = (target.cpu(), started.elapsed());
+    let to_device = target.device_bytes().zip(device_before).map(|(after, before)| after - before);
+    let after = target::status(&clients[0]).await?;
+    let commits = |status: &NodeStatus| status.shards.iter().map(|s| s.commits).sum::<u64>();
+    Ok(Spell {
+        produced,
+        cpu_percent: cpu_percent(cpu_before, cpu_after, elapsed),
+        written: target::written_bytes(&after) - target::written_bytes(&before),
+        to_device,
+        commits: commits(&after) - commits(&before),
+        held: after.appends_held - before.appends_held,
+        after,
+    })
 }
 
 /// A node without work: fresh, and with partitions that nobody uses.
@@ -86,6 +134,12 @@ pub async fn idle(target: &mut Target, args: &IdleArgs) -> Result<Report, Failur
     if let Some(time) = target.started_in() {
         report.more.extend(map([("start_to_serving_ms", round(time.as_secs_f64() * 1e3))]));
     }
+    let start_ms = target.started_in().map(|time| time.as_secs_f64() * 1e3);
+    report.expect("memory of the node, MiB", Bound::AtMost(30.0), Some(empty.rss_mib));
+    report.expect("CPU of the node, % of a core", Bound::AtMost(0.1), empty.cpu_percent);
+    let of_partitions = Some(full.rss_mib - empty.rss_mib);
+    report.expect("memory of partitions, MiB", Bound::AtMost(10.0), of_partitions);
+    report.expect("start to serving, ms", Bound::AtMost(100.0), start_ms);
     Ok(report)
 }
 
@@ -94,11 +148,7 @@ struct Rest {
     cpu_percent: Option<f64>,
 }
 
-async fn rest(
-    target: &Target,
-    client: &weir_client::Client,
-    span: Duration,
-) -> Result<Rest, Failure> {
+async fn rest(target: &Target, client: &Client, span: Duration) -> Result<Rest, Failure> {
     tokio::time::sleep(SETTLE).await;
     let (before, started) = (target.cpu(), Instant::now());
     tokio::time::sleep(span).await;

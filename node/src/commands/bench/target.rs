@@ -34,12 +34,24 @@ impl Target {
     /// # Errors
     /// It does not start.
     pub async fn open(globals: &Globals, dir: &Path) -> Result<Target, Failure> {
+        Target::open_with(globals, dir, &[]).await
+    }
+
+    /// The same; a node of its own is set so: names of environment variables, and values.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn open_with(
+        globals: &Globals,
+        dir: &Path,
+        settings: &[(&str, &str)],
+    ) -> Result<Target, Failure> {
         let scratch = Scratch::create(dir)?;
         let mut globals = globals.clone();
         let mut node = None;
         if globals.server.is_none() {
             let data_dir = scratch.path.join("data");
-            node = Some(NodeProcess::start(&data_dir).await?);
+            node = Some(NodeProcess::start(&data_dir, settings).await?);
             globals.data_dir = Some(data_dir);
         }
         Ok(Target { globals, node, scratch, topics: 0 })
@@ -68,6 +80,12 @@ impl Target {
         cpu_time(self.node.as_ref()?.child.id())
     }
 
+    /// Bytes that the node's writes sent to the device so far, in whole pages, if it is our own.
+    pub fn device_bytes(&self) -> Option<u64> {
+        let pid = self.node.as_ref()?.child.id();
+        parse_write_bytes(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+    }
+
     /// Creates a topic for this run.
     ///
     /// # Errors
@@ -77,9 +95,21 @@ impl Target {
         client: &Client,
         partitions: u32,
     ) -> Result<String, Failure> {
+        let config = TopicConfig { partitions, ..TopicConfig::default() };
+        self.create_topic_with(client, config).await
+    }
+
+    /// The same with these settings.
+    ///
+    /// # Errors
+    /// The node says no.
+    pub async fn create_topic_with(
+        &mut self,
+        client: &Client,
+        config: TopicConfig,
+    ) -> Result<String, Failure> {
         self.topics += 1;
         let name = format!("weir-bench-{}-{}", std::process::id(), self.topics);
-        let config = TopicConfig { partitions, ..TopicConfig::default() };
         let created = client.admin().create_topic(&name, config).await;
         created.map_err(|error| sdk::request_failure("creating a topic", &error))?;
         Ok(name)
@@ -163,7 +193,7 @@ struct NodeProcess {
 }
 
 impl NodeProcess {
-    async fn start(data_dir: &Path) -> Result<NodeProcess, Failure> {
+    async fn start(data_dir: &Path, settings: &[(&str, &str)]) -> Result<NodeProcess, Failure> {
         fs::create_dir_all(data_dir)?;
         let log_path = data_dir.with_extension("log");
         let log = File::create(&log_path)?;
@@ -176,6 +206,7 @@ impl NodeProcess {
                 command.env_remove(name);
             }
         }
+        command.envs(settings.iter().copied());
         let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = Instant::now();
         let child = command.spawn()?;
@@ -253,9 +284,21 @@ fn parse_cpu_time(stat: &str, ticks_per_s: u64) -> Option<Duration> {
     Some(Duration::from_secs_f64((user + system) as f64 / ticks_per_s.max(1) as f64))
 }
 
+/// `write_bytes` of `/proc/<pid>/io` (proc(5)).
+fn parse_write_bytes(io: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_to_the_device() {
+        let io = "wchar: 7\nread_bytes: 1\nwrite_bytes: 4096\ncancelled_write_bytes: 5\n";
+        assert_eq!(parse_write_bytes(io), Some(4_096));
+        assert_eq!(parse_write_bytes(""), None);
+    }
 
     #[test]
     fn cpu_times() {

@@ -286,6 +286,9 @@ pub struct NodeStatus {
     /// Open produce streams.
     #[serde(default)]
     pub producers: u32,
+    /// Appends since start that waited for others to share their commit.
+    #[serde(default)]
+    pub appends_held: u64,
     /// Bytes resident in memory.
     #[serde(default)]
     pub rss_bytes: u64,
