@@ -15,6 +15,8 @@
 #   /etc/sysctl.d/60-weir.conf              larger UDP buffers
 #   /usr/local/share/bash-completion/…      completions
 set -eu
+# What is installed is for everybody to read, whatever the installer's habit.
+umask 022
 
 root=
 start=yes

@@ -9,7 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::paths::{self, RunFile};
 use std::path::{Path, PathBuf};
 use weir_client::{Client, ClientConfig, ConnectError, Pem, TlsConfig};
-use weir_transport::{ConnectError as TransportError, ConnectionLost};
+use weir_transport::{CertificateProblem, ConnectError as TransportError, ConnectionLost};
 
 /// Connects as the options say.
 ///
@@ -122,6 +122,11 @@ impl Target {
                        says what is in one",
             ),
             ConnectError::Transport(error) => match error.as_ref() {
+                TransportError::NodeCertificate {
+                    problem: CertificateProblem::WrongName { .. },
+                    ..
+                } => Failure::new(Exit::Refused, what)
+                    .next("give --server-name a name that it is for, or leave --server-name out"),
                 TransportError::NodeCertificate { .. } => Failure::new(Exit::Refused, what)
                     .next(format!("{} must be tls/ca.pem of this node's site", self.ca.display())),
                 TransportError::Lost { lost, .. } => self.lost(what, lost),

@@ -1,5 +1,7 @@
 //! What the data commands share in using the SDK: topics, failures, interruption.
 
+use std::time::Duration;
+
 use weir_client::{
     AssignError, Client, ConnectError, ConsumeError, DeliveryError, RequestError, SendError,
 };
@@ -60,6 +62,21 @@ pub async fn interrupted() {
         Err(_) => {
             let _ = tokio::signal::ctrl_c().await;
         }
+    }
+}
+
+/// How long an interrupted command waits for what it has sent to be acknowledged.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
+
+/// Ends when nothing that was sent is to be waited for any more: a while after the program was
+/// asked to end (it was already if `asked`), or when it is asked once more.
+pub async fn given_up(asked: bool) {
+    if !asked {
+        interrupted().await;
+    }
+    tokio::select! {
+        () = interrupted() => {}
+        () = tokio::time::sleep(INTERRUPT_GRACE) => {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! Control requests: one question and one answer, on a stream of their own.
 
 use crate::registry::store_error;
-use crate::session::{Session, decode, encode, refuse};
+use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
 use crate::subscribe::resolve;
 use weir_core::access::Role;
@@ -14,18 +14,20 @@ use weir_core::wire::message::{
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 use weir_core::{Offset, PartitionIndex, TopicId};
 use weir_transport::FrameWriter;
+use weir_transport::control::{self, DecodeError};
 
 /// Most positions in one request.
 const POSITIONS_MAX: usize = limits::NODE_PARTITIONS_MAX;
 
 /// Answers one request.
 pub async fn serve(session: &Session, mut writer: FrameWriter, body: &[u8]) {
-    let response = match decode::<Request>(body) {
+    let response = match control::decode::<Request>(body) {
         Ok(request) => answer(session, request).await.unwrap_or_else(Response::Error),
-        Err(error) => {
-            let message = format!("this node does not know the request: {}", error.message);
+        Err(error @ DecodeError::Shape(_)) => {
+            let message = format!("this node does not know the request: {error}");
             Response::Error(WireError::new(ErrorCode::Unsupported, message))
         }
+        Err(error) => Response::Error(protocol(&error.to_string())),
     };
     match encode(&response) {
         Ok(body) => {
@@ -118,13 +120,25 @@ fn topics(session: &Session, names: Option<Vec<String>>) -> Result<Response, Wir
             .iter()
             .map(|name| {
                 if !may_see(session, name) {
-                    session.authorize(Role::Consume, Some(name))?;
+                    return Err(no_right_to_see(session, name));
                 }
                 registry.topic(name).ok_or_else(|| unknown_topic(name))
             })
             .collect::<Result<_, _>>()?,
     };
     Ok(Response::Topics { topics: topics.into_iter().map(info).collect() })
+}
+
+/// Of a topic that it may neither produce to nor consume from, a client learns nothing, not even
+/// whether it exists.
+fn no_right_to_see(session: &Session, name: &str) -> WireError {
+    tracing::info!(peer = %session.connection.peer(), topic = name, "refused: no right");
+    let who = session.principal().unwrap_or("an anonymous client");
+    let message = format!(
+        "{who} has neither the right `produce` nor `consume` on topic `{name}`; the node's access \
+         rules give rights"
+    );
+    WireError::new(ErrorCode::Unauthorized, message)
 }
 
 fn unknown_topic(name: &str) -> WireError {

@@ -33,9 +33,12 @@ pub enum DecodeError {
     /// It is larger than a control message may be.
     #[error("the message has {0} bytes, more than a control message may have")]
     TooLarge(usize),
-    /// It is not CBOR, or not of the expected shape.
+    /// It is not CBOR.
     #[error("the message is malformed: {0}")]
     Malformed(String),
+    /// It is CBOR, but not of the expected shape: a newer version's, perhaps.
+    #[error("the message is of another shape: {0}")]
+    Shape(String),
     /// It is nested deeper than is allowed.
     #[error("the message is nested too deeply")]
     TooDeep,
@@ -117,6 +120,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let message = ciborium::de::from_reader_with_recursion_limit(&mut rest, CONTROL_DEPTH_MAX)
         .map_err(|error| match error {
             ciborium::de::Error::RecursionLimitExceeded => DecodeError::TooDeep,
+            ciborium::de::Error::Semantic(_, what) => DecodeError::Shape(what),
             other => DecodeError::Malformed(other.to_string()),
         })?;
     if rest.is_empty() { Ok(message) } else { Err(DecodeError::Trailing(rest.len())) }

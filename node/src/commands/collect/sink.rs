@@ -101,10 +101,15 @@ impl Sink {
         flushed.map_err(|error| sdk::delivery_failure(&error.first))
     }
 
-    /// Waits for everything and ends.
+    /// Waits for everything, or until the program is told again to end.
     pub async fn finish(self) -> Acknowledged {
-        // What could not be flushed shows in the acknowledgements.
-        let _ = self.producer.flush().await;
-        self.acks.finish().await
+        let given_up = sdk::given_up(false);
+        tokio::pin!(given_up);
+        tokio::select! {
+            biased;
+            // What could not be flushed shows in the acknowledgements.
+            _ = self.producer.flush() => self.acks.finish(given_up).await,
+            () = &mut given_up => self.acks.finish(std::future::ready(())).await,
+        }
     }
 }

@@ -87,11 +87,21 @@ impl Acks {
         }
     }
 
-    /// Waits for all that were added.
-    pub async fn finish(self) -> Acknowledged {
+    /// Waits for all that were added, or until `given_up`: then only what was acknowledged by then
+    /// counts.
+    pub async fn finish(self, given_up: impl Future<Output = ()>) -> Acknowledged {
         drop(self.sender);
+        let mut task = self.task;
+        let ended = tokio::select! {
+            biased;
+            ended = &mut task => ended,
+            () = given_up => {
+                task.abort();
+                Ok(Default::default())
+            }
+        };
         // The task panics only with a bug, which ends the process anyway.
-        let (latencies, failure) = self.task.await.unwrap_or_default();
+        let (latencies, failure) = ended.unwrap_or_default();
         let counts = AckCounts {
             records: self.shared.records.load(Ordering::Relaxed),
             bytes: self.shared.bytes.load(Ordering::Relaxed),

@@ -204,10 +204,24 @@ impl Run {
         Ok(())
     }
 
-    /// Waits for all acknowledgements and says what came of it.
+    /// Waits for all acknowledgements, if nobody has enough of it, and says what came of it.
     async fn finish(self, ended: Ended) -> CommandResult {
-        let flushed = self.producer.flush().await;
-        let acknowledged = self.acks.finish().await;
+        let interrupted = matches!(ended, Ended::Interrupted);
+        let given_up = sdk::given_up(interrupted);
+        tokio::pin!(given_up);
+        let flushed = tokio::select! {
+            biased;
+            flushed = self.producer.flush() => Some(flushed),
+            () = &mut given_up => None,
+        };
+        let ended = match (flushed.is_none(), ended) {
+            (true, Ended::Input) => Ended::Interrupted,
+            (_, ended) => ended,
+        };
+        let acknowledged = match flushed.is_none() {
+            true => self.acks.finish(std::future::ready(())).await,
+            false => self.acks.finish(given_up).await,
+        };
         let elapsed = self.started.elapsed();
         self.progress.finish();
         let counts = acknowledged.counts;
@@ -230,9 +244,15 @@ impl Run {
         if let Some(failure) = acknowledged.failure {
             return Err(with_counts(failure, unacknowledged));
         }
-        flushed.map_err(|error| sdk::delivery_failure(&error.first))?;
+        if let Some(flushed) = flushed {
+            flushed.map_err(|error| sdk::delivery_failure(&error.first))?;
+        }
         match ended {
             Ended::Input => Ok(()),
+            Ended::Interrupted if unacknowledged > 0 => {
+                let failure = Failure::interrupted("interrupted").effect(Effect::Unknown);
+                Err(with_counts(failure, unacknowledged))
+            }
             Ended::Interrupted => Err(Failure::interrupted("interrupted before the end of input")),
             Ended::Failed(failure) if counts.records > 0 => Err(failure.effect(Effect::Partial)),
             Ended::Failed(failure) => Err(failure),

@@ -380,7 +380,10 @@ impl<C> Partition<C> {
         };
         let batch = &mut self.queue[place];
         batch.correlation = None;
-        self.trouble = Some(format!("{} ({})", refusal.message, refusal.code).into());
+        // Behind a batch that is refused, those after it are gaps: that batch's reason is the one.
+        if refusal.code != ErrorCode::SequenceGap || self.trouble.is_none() {
+            self.trouble = Some(format!("{} ({})", refusal.message, refusal.code).into());
+        }
         if batch.completion.is_none() {
             let unknown = batch.in_doubt || refusal.outcome == Outcome::Unknown;
             let outcome = if unknown { Outcome::Unknown } else { Outcome::No };
