@@ -31,9 +31,12 @@ pub struct BrokerConfig {
     pub subscriptions_max: usize,
     /// Bytes of batches that are received but not yet durable, all clients together.
     pub produce_budget_bytes: usize,
-    /// Bytes of batches read from the log and not yet handed to QUIC, beyond the one batch that
-    /// each subscription may always hold.
+    /// Bytes of batches read from files for subscriptions and not yet offered to QUIC; at least
+    /// one batch, 4 MiB.
     pub fetch_budget_bytes: usize,
+    /// Bytes of batches that may wait in memory for subscribers that do not read, all of them
+    /// together. Beyond that they are forgotten and read again.
+    pub slow_budget_bytes: usize,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -56,6 +59,7 @@ impl BrokerConfig {
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             produce_budget_bytes: limits::PRODUCE_BUDGET_BYTES,
             fetch_budget_bytes: limits::FETCH_BUDGET_BYTES,
+            slow_budget_bytes: limits::SLOW_BUDGET_BYTES,
             mtu: None,
         }
     }
