@@ -41,6 +41,10 @@ fn node(text: &mut Text, status: &NodeStatus) {
         .sample(&[], status.warnings.len());
     text.gauge("weir_connections", "Open QUIC connections.").sample(&[], status.connections);
     text.gauge("weir_subscriptions", "Open subscriptions.").sample(&[], status.subscriptions);
+    text.gauge("weir_subscriptions_parked", "Subscriptions whose subscribers do not read.")
+        .sample(&[], status.subscriptions_parked);
+    text.gauge("weir_slow_bytes", "Bytes of batches that wait for subscribers that do not read.")
+        .sample(&[], status.slow_bytes);
     text.gauge("weir_produce_streams", "Open produce streams.").sample(&[], status.producers);
     text.family(
         "counter",

@@ -93,6 +93,7 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.access = Access { rules: settings.rules.clone(), anonymous };
     config.produce_budget_bytes = bytes(settings.produce_budget.0);
     config.fetch_budget_bytes = bytes(settings.fetch_budget.0);
+    config.slow_budget_bytes = bytes(settings.slow_budget.0);
     config.connections_max = settings.connections as usize;
     config.subscriptions_max = settings.subscriptions as usize;
     config.trickle_linger = settings.trickle_linger.0;

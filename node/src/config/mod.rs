@@ -212,8 +212,12 @@ settings! {
     /// What the node keeps of sent data that one connection has not confirmed, 1MiB to 1GiB. It
     /// bounds what one client can receive per round trip.
     send_window: Size = "memory.send_window", Size(limits::SEND_WINDOW_BYTES as u64);
-    /// Batches read from disk and not yet sent, for all consumers. At least 4MiB, one batch.
+    /// Batches read from disk for consumers and not yet sent, for all of them. At least 4MiB, one
+    /// batch.
     fetch_budget: Size = "memory.fetch_budget", Size(limits::FETCH_BUDGET_BYTES as u64);
+    /// Batches that wait in memory for consumers that do not read, for all of them. Beyond that,
+    /// and after a second, they are forgotten and read again once the consumer reads on.
+    slow_budget: Size = "memory.slow_budget", Size(limits::SLOW_BUDGET_BYTES as u64);
 
     /// Most connections at once. Further clients are told that the node is busy.
     connections: u32 = "limits.connections", limits::CONNECTIONS_MAX as u32;
@@ -310,6 +314,7 @@ impl Settings {
                 "memory.produce_budget must be at least 4MiB, one batch",
             ),
             (self.fetch_budget.0 >= batch, "memory.fetch_budget must be at least 4MiB, one batch"),
+            (self.slow_budget.0 <= 4_096 * mib, "memory.slow_budget must be at most 4GiB"),
         ];
         if let Some((_, reason)) = checks.into_iter().chain(self.sizes()).find(|(good, _)| !good) {
             return Err(ConfigError::Contradiction(reason.into()));

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use weir_core::limits;
 use weir_core::metadata::GROUPS_PARTITION;
 use weir_core::partition::view::PartitionView;
 use weir_core::wire::message::NodeStatus;
@@ -67,8 +68,10 @@ pub struct Shared {
     pub produce_budget: Arc<Semaphore>,
     /// Checks what producers send.
     pub validator: Validator,
-    /// Bytes of batches on their way to subscribers.
+    /// Bytes of batches read for subscribers and not yet offered to QUIC.
     pub fetch_budget: Arc<Semaphore>,
+    /// Bytes of batches that wait for subscribers that do not read.
+    pub slow_budget: Arc<Semaphore>,
     /// Tasks of connections and streams.
     pub tasks: TaskTracker,
     /// What is open.
@@ -92,6 +95,8 @@ pub struct Counts {
     pub connections: AtomicUsize,
     /// Subscriptions.
     pub subscriptions: AtomicUsize,
+    /// Those of them that are parked: their subscribers do not read.
+    pub parked: AtomicUsize,
     /// Produce streams.
     pub producers: AtomicUsize,
 }
@@ -200,7 +205,11 @@ impl Broker {
             groups: Arc::new(groups),
             produce_budget: Arc::new(Semaphore::new(config.produce_budget_bytes)),
             validator: Validator::default(),
-            fetch_budget: Arc::new(Semaphore::new(config.fetch_budget_bytes)),
+            // Less than one batch would never be enough.
+            fetch_budget: Arc::new(Semaphore::new(
+                config.fetch_budget_bytes.max(limits::BATCH_BYTES_MAX),
+            )),
+            slow_budget: Arc::new(Semaphore::new(config.slow_budget_bytes)),
             tasks: TaskTracker::new(),
             counts: Counts::default(),
             courier: Arc::default(),

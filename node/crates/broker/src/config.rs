@@ -31,8 +31,8 @@ pub struct BrokerConfig {
     pub subscriptions_max: usize,
     /// Bytes of batches that are received but not yet durable, all clients together.
     pub produce_budget_bytes: usize,
-    /// Bytes of batches read from the log and not yet handed to QUIC, beyond the one batch that
-    /// each subscription may always hold.
+    /// Bytes of batches read from files for subscriptions and not yet offered to QUIC; at least
+    /// one batch, 4 MiB.
     pub fetch_budget_bytes: usize,
     /// What one connection may send unread on all its streams together, in bytes.
     pub receive_window_bytes: usize,
@@ -41,6 +41,9 @@ pub struct BrokerConfig {
     /// How long a small append of a producer that sends now and then may wait for those of others,
     /// to share their commit. Zero: no waiting. A topic's own commit linger goes first.
     pub trickle_linger: Duration,
+    /// Bytes of batches that may wait in memory for subscribers that do not read, all of them
+    /// together. Beyond that they are forgotten and read again.
+    pub slow_budget_bytes: usize,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -66,6 +69,7 @@ impl BrokerConfig {
             receive_window_bytes: limits::NODE_CONNECTION_WINDOW_BYTES,
             send_window_bytes: limits::SEND_WINDOW_BYTES,
             trickle_linger: limits::TRICKLE_LINGER,
+            slow_budget_bytes: limits::SLOW_BUDGET_BYTES,
             mtu: None,
         }
     }

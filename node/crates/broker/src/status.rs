@@ -39,6 +39,8 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         warnings: warnings(shared, &shards),
         connections: shared.counts.connections.load(Ordering::Relaxed) as u32,
         subscriptions: shared.counts.subscriptions.load(Ordering::Relaxed) as u32,
+        subscriptions_parked: shared.counts.parked.load(Ordering::Relaxed) as u32,
+        slow_bytes: slow_bytes(shared),
         producers: shared.counts.producers.load(Ordering::Relaxed) as u32,
         appends_held: shared.pace().held(),
         rss_bytes: resident_bytes(),
@@ -94,6 +96,11 @@ fn partitions(shared: &Shared) -> Vec<PartitionStatus> {
         .collect();
     all.sort_unstable_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
     all
+}
+
+fn slow_bytes(shared: &Shared) -> u64 {
+    let free = shared.slow_budget.available_permits();
+    shared.config.slow_budget_bytes.saturating_sub(free) as u64
 }
 
 fn shard(stats: &ShardStats) -> ShardStatus {

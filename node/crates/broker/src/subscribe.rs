@@ -4,18 +4,23 @@
 //! waits for more; QUIC flow control is the backpressure. Recent batches come from memory; older
 //! ones are read on a blocking thread, a chunk at a time.
 //!
-//! A subscriber that does not read holds one frame in memory. To keep many of them small, a frame
-//! beyond [`SMALL_FRAME_BYTES`] needs a share of the node's fetch budget; without one the
-//! subscription goes on in small frames, so that nobody waits for anybody else.
+//! Memory. A read from the files reserves its bytes of the fetch budget until QUIC was offered
+//! them. Nobody waits for a subscriber with a share of that budget, so it always comes round. What
+//! QUIC does not take, because the subscriber does not read, may stay in memory for
+//! [`limits::SLOW_HOLD`] if the slow budget has room for it. Otherwise the subscription is
+//! *parked*: the rest of the frame is forgotten but for a few bytes, and read from the log again
+//! once QUIC took those. So a subscriber that never reads costs no more than that, whatever the
+//! size of its batches; and for one that reads a little at a time the node does not read more than
+//! a fixed multiple of what it sends.
 
 use crate::partition::{Partition, Progress};
 use crate::session::{Session, decode, encode, protocol, refuse};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use weir_core::Offset;
 use weir_core::access::Role;
 use weir_core::limits;
@@ -23,10 +28,18 @@ use weir_core::wire::frame::DataHeader;
 use weir_core::wire::message::{StartAt, Subscribe, Subscribed};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 use weir_log::{Log, ReadChunk, ReadError};
-use weir_transport::{FrameError, FrameReader, FrameWriter};
+use weir_transport::{CloseReason, FrameError, FrameReader, FrameWriter};
 
-/// What a subscription may always hold in memory, or one batch if that is larger.
-const SMALL_FRAME_BYTES: usize = 64 * limits::KIB;
+/// What a parked subscription keeps of its frame: enough for both headers, so that what is
+/// missing lies in the batches.
+const PARKED_BYTES: usize = 256;
+/// Bytes of a data frame before its batches.
+const FRAME_HEAD_BYTES: usize = weir_transport::HEADER_BYTES + DataHeader::BYTES;
+
+/// Bytes that may be read again for each byte sent; beyond that, reading again has to wait.
+const REREAD_FACTOR_MAX: usize = 64;
+
+const _: () = assert!(FRAME_HEAD_BYTES <= PARKED_BYTES);
 
 /// Serves a subscription to its end.
 pub async fn serve(
@@ -61,6 +74,11 @@ pub async fn serve(
             match ended {
                 // Fails only if the client is gone.
                 Ok(()) => drop(writer.finish().await),
+                // Nothing can be said inside a frame. The client subscribes again and is told.
+                Err(Ended::Refused(error)) if writer.withheld_bytes() > 0 => {
+                    tracing::debug!(%error, "a frame could not be made again");
+                    writer.reset(CloseReason::Normal.code());
+                }
                 Err(Ended::Refused(error)) => refuse(&mut writer, &error).await,
                 Err(Ended::Broken(error)) => session.broken(&mut writer, &error),
             }
@@ -90,7 +108,23 @@ struct Subscription {
     until: Option<Offset>,
     frame_bytes_max: usize,
     greeting: Option<Subscribed>,
+    /// The data frame that was written last.
+    last: Frame,
 }
+
+/// Where a data frame came from: enough to make it again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Frame {
+    start: Offset,
+    end: Offset,
+    /// Its length, headers included, in bytes.
+    bytes: usize,
+    /// How much of it QUIC had taken when it was read again last.
+    read_again_at: Option<usize>,
+}
+
+/// Batches, and the share of the fetch budget that they stand for unless they are from memory.
+type Fetched = (ReadChunk, Option<OwnedSemaphorePermit>);
 
 async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError> {
     let ask: Subscribe = decode(body)?;
@@ -120,6 +154,7 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
         }),
         progress,
         partition,
+        last: Frame::default(),
     })
 }
 
@@ -159,7 +194,7 @@ pub async fn resolve(
 impl Subscription {
     async fn run(&mut self, writer: &mut FrameWriter) -> Result<(), Ended> {
         // A run that was cancelled may have left part of a frame.
-        writer.flush().await?;
+        self.deliver(writer).await?;
         if let Some(greeting) = self.greeting.take() {
             let body = encode(&greeting).map_err(Ended::Refused)?;
             writer.write(FrameKind::Subscribed as u8, 0, &[body]).await?;
@@ -207,47 +242,139 @@ impl Subscription {
         progress: Progress,
         end: Offset,
     ) -> Result<(), Ended> {
-        let (bytes_max, _share) = self.share();
-        let chunk = self.read(bytes_max, end).await.map_err(Ended::Refused)?;
-        if chunk.next_offset <= self.next {
-            // Below the high watermark there is always something.
-            let message = format!("nothing to read at offset {}", self.next);
-            return Err(Ended::Refused(WireError::new(ErrorCode::Internal, message)));
-        }
+        let start = self.next;
+        let (chunk, share) = self.fetch(start, end).await.map_err(Ended::Refused)?;
         self.next = chunk.next_offset;
         if chunk.batches.is_empty() {
             return Ok(());
         }
+        let bytes = chunk.bytes;
+        self.last =
+            Frame { start, end: self.next, bytes: FRAME_HEAD_BYTES + bytes, read_again_at: None };
         let mut parts = Vec::with_capacity(1 + chunk.batches.len());
         parts.push(self.header(progress));
         parts.extend(chunk.batches);
-        writer.write(FrameKind::Data as u8, 0, &parts).await?;
-        self.partition.meter.sent(Instant::now(), chunk.bytes);
+        writer.queue(FrameKind::Data as u8, 0, &parts)?;
+        drop(parts);
+        let taken = writer.try_flush().await?;
+        // What QUIC took is bounded by its windows, what it did not take by the slow budget.
+        drop(share);
+        if !taken {
+            self.deliver(writer).await?;
+        }
+        self.partition.meter.sent(Instant::now(), bytes);
         Ok(())
     }
 
-    /// How much the next frame may take, and the share of the budget that this stands for.
-    fn share(&self) -> (usize, Option<OwnedSemaphorePermit>) {
-        let budget = &self.session.shared.fetch_budget;
-        let permits = self.frame_bytes_max as u32;
-        match budget.clone().try_acquire_many_owned(permits) {
-            Ok(share) => (self.frame_bytes_max, Some(share)),
-            Err(_) => (self.frame_bytes_max.min(SMALL_FRAME_BYTES), None),
+    /// Sees the last frame off to QUIC, however long the subscriber takes.
+    async fn deliver(&mut self, writer: &mut FrameWriter) -> Result<(), Ended> {
+        loop {
+            let taken = writer.try_flush().await?;
+            if taken && writer.withheld_bytes() == 0 {
+                return Ok(());
+            }
+            if taken || !self.hold(writer).await? {
+                self.park(writer).await?;
+            }
         }
     }
 
-    async fn read(&self, bytes_max: usize, end: Offset) -> Result<ReadChunk, WireError> {
-        let (log, id, next) = (&self.session.shared.log, self.partition.id, self.next);
-        if let Some(chunk) = log.read_cached(id, next, bytes_max, end) {
-            return Ok(chunk);
+    /// Waits with the frame in memory, if the slow budget has room for it. Whether QUIC took all
+    /// that was queued.
+    async fn hold(&self, writer: &mut FrameWriter) -> Result<bool, Ended> {
+        // One byte of it keeps the whole frame in memory.
+        let bytes = u32::try_from(self.last.bytes).unwrap_or(u32::MAX);
+        let budget = &self.session.shared.slow_budget;
+        let Ok(_share) = budget.try_acquire_many(bytes) else { return Ok(false) };
+        match timeout(limits::SLOW_HOLD, writer.flush()).await {
+            Ok(flushed) => Ok(flushed.map(|()| true)?),
+            Err(_) => Ok(false),
         }
-        let log = log.clone();
-        let read = tokio::task::spawn_blocking(move || log.read(id, next, bytes_max, end)).await;
-        match read {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(read_error(&error)),
-            Err(panic) => Err(WireError::new(ErrorCode::Internal, panic.to_string())),
+    }
+
+    /// Forgets what QUIC did not take of the frame, waits until the subscriber reads again, and
+    /// queues the rest anew.
+    async fn park(&mut self, writer: &mut FrameWriter) -> Result<(), Ended> {
+        writer.withhold(PARKED_BYTES);
+        {
+            let _parked = Parked::new(&self.session.shared.counts.parked);
+            writer.flush().await?;
         }
+        let Frame { start, end, bytes, read_again_at } = self.last;
+        let sent = bytes.saturating_sub(writer.withheld_bytes());
+        if read_again_at.is_some_and(|at| (sent - at).saturating_mul(REREAD_FACTOR_MAX) < bytes) {
+            sleep(limits::SLOW_HOLD).await;
+        }
+        self.last.read_again_at = Some(sent);
+        let mut sent = sent.saturating_sub(FRAME_HEAD_BYTES);
+        let mut at = start;
+        while writer.withheld_bytes() > 0 {
+            let (chunk, share) = self.fetch(at, end).await.map_err(Ended::Refused)?;
+            at = chunk.next_offset;
+            for batch in chunk.batches {
+                let known = sent.min(batch.len());
+                sent -= known;
+                if !writer.supply(batch.slice(known..)) {
+                    let message = format!("the batches at offset {start} are not what they were");
+                    return Err(Ended::Refused(WireError::new(ErrorCode::Internal, message)));
+                }
+            }
+            let taken = writer.try_flush().await?;
+            drop(share);
+            if !taken {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on from `from`: at least one entry, nothing that ends beyond `end`.
+    async fn fetch(&self, from: Offset, end: Offset) -> Result<Fetched, WireError> {
+        let fetched = self.read(from, end).await?;
+        if fetched.0.next_offset <= from {
+            // Below the high watermark there is always something.
+            let message = format!("nothing to read at offset {from}");
+            return Err(WireError::new(ErrorCode::Internal, message));
+        }
+        Ok(fetched)
+    }
+
+    async fn read(&self, from: Offset, end: Offset) -> Result<Fetched, WireError> {
+        let (shared, id) = (&self.session.shared, self.partition.id);
+        let bytes_max = self.frame_bytes_max;
+        if let Some(chunk) = shared.log.read_cached(id, from, bytes_max, end) {
+            return Ok((chunk, None));
+        }
+        let internal = |message: String| WireError::new(ErrorCode::Internal, message);
+        // A read yields one batch at least, whatever was asked for.
+        let reserve = limits::BATCH_BYTES_MAX;
+        let reserved = shared.fetch_budget.clone().acquire_many_owned(reserve as u32);
+        let mut share = reserved.await.map_err(|closed| internal(closed.to_string()))?;
+        let log = shared.log.clone();
+        // The share goes along: should the client be gone meanwhile, the read still takes memory.
+        let read = move || (log.read(id, from, bytes_max, end), share);
+        let (read, held) =
+            tokio::task::spawn_blocking(read).await.map_err(|panic| internal(panic.to_string()))?;
+        let chunk = read.map_err(|error| read_error(&error))?;
+        share = held;
+        drop(share.split(reserve.saturating_sub(chunk.bytes)));
+        Ok((chunk, Some(share)))
+    }
+}
+
+/// Counts a parked subscription for as long as it is.
+struct Parked<'a>(&'a AtomicUsize);
+
+impl<'a> Parked<'a> {
+    fn new(count: &'a AtomicUsize) -> Parked<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Parked(count)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

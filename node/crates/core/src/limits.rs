@@ -95,11 +95,16 @@ pub const STATE_VALUE_BYTES_MAX: usize = 256 * KIB;
 pub const TAIL_CACHE_BYTES: usize = 32 * MIB;
 /// Produced batches that are received but not yet durable, all clients together, in bytes.
 pub const PRODUCE_BUDGET_BYTES: usize = 32 * MIB;
-/// Batches read from disk and not yet handed to QUIC, all subscriptions together, in bytes.
+/// Batches read from disk and not yet offered to QUIC, all subscriptions together, in bytes.
 pub const FETCH_BUDGET_BYTES: usize = 32 * MIB;
 /// Most large compressed batches that are unpacked at once to be checked; each may take
 /// [`BATCH_UNPACKED_BYTES_MAX`] while it is.
 pub const VALIDATIONS_MAX: usize = 2;
+/// Batches that wait in memory for subscribers that do not read, all of them together, in bytes.
+/// What does not fit is forgotten and read again.
+pub const SLOW_BUDGET_BYTES: usize = 16 * MIB;
+/// Longest time that batches wait in memory for one subscriber.
+pub const SLOW_HOLD: Duration = Duration::from_secs(1);
 /// What one read of a subscription takes from the log at most (one batch always fits), in bytes.
 pub const FETCH_CHUNK_BYTES: usize = MIB;
 
@@ -122,6 +127,7 @@ const _: () = {
     // The largest batch always fits every budget it must pass, or it would wait for ever.
     assert!(BATCH_BYTES_MAX <= PRODUCE_BUDGET_BYTES);
     assert!(BATCH_BYTES_MAX <= FETCH_BUDGET_BYTES);
+    assert!(FETCH_CHUNK_BYTES <= BATCH_BYTES_MAX);
     assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
     // One stream cannot use up its connection: four unread ones leave nothing, so clients put
     // subscriptions on a connection of their own (see `docs/wire.md`, flow control).

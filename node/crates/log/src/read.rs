@@ -86,7 +86,9 @@ impl Shard {
             return Err(ReadFailure::Data(ReadError::Corrupt { from, to, file }));
         }
         while let Some(span) = Span::gather(&runs[at..], max_bytes - chunk.bytes, place.limit) {
-            if span.base > chunk.next_offset {
+            // What would not fit is not read to be thrown away.
+            let fits = chunk.batches.is_empty() || chunk.bytes + span.len() <= max_bytes;
+            if span.base > chunk.next_offset || !fits {
                 break;
             }
             let bytes = self.read_span(file, &span).map_err(ReadFailure::Lookup)?;
@@ -113,7 +115,7 @@ impl Shard {
 
     fn read_span(&self, file: &LogFile, span: &Span) -> Result<Bytes, FileError> {
         self.with_file(file, |db| {
-            let mut bytes = Vec::with_capacity((span.to - span.position) as usize);
+            let mut bytes = Vec::with_capacity(span.len());
             db.read_stream(span.position, span.to, &mut bytes)?;
             Ok(Bytes::from(bytes))
         })
@@ -249,6 +251,10 @@ struct Span {
 }
 
 impl Span {
+    fn len(&self) -> usize {
+        (self.to - self.position) as usize
+    }
+
     /// The first runs, as far as they are neighbours and within the bounds; at least one.
     fn gather(runs: &[Run], max_bytes: usize, limit: Offset) -> Option<Span> {
         let first = runs.first().filter(|run| run.base < limit)?;
@@ -261,7 +267,7 @@ impl Span {
         };
         for run in &runs[1..] {
             let neighbour = run.position == span.to && run.base == span.end;
-            let fits = span.to - span.position < max_bytes as u64;
+            let fits = run.position_end() - span.position <= max_bytes as u64;
             if !neighbour || !fits || run.base >= limit {
                 break;
             }

@@ -97,6 +97,20 @@ pub fn bare_stream(
     chunk_bytes: usize,
     direction: Direction,
 ) -> Result<Throughput, BenchError> {
+    warm_stream(0, total_bytes, chunk_bytes, direction)
+}
+
+/// As [`bare_stream`], over a connection on which `warm_up_bytes` were moved before, by a stream
+/// of their own: past the slow start, with the route's MTU known.
+///
+/// # Errors
+/// [`BenchError`]
+pub fn warm_stream(
+    warm_up_bytes: u64,
+    total_bytes: u64,
+    chunk_bytes: usize,
+    direction: Direction,
+) -> Result<Throughput, BenchError> {
     if !(1..=FRAME_BYTES_MAX).contains(&chunk_bytes) {
         return Err(BenchError::ChunkSize);
     }
@@ -106,7 +120,7 @@ pub fn bare_stream(
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut listen = ListenConfig::new(address, identity, authority.trust().clone());
     listen.client_auth = ClientAuth::Optional;
-    let transfer = Transfer { total_bytes, chunk_bytes, direction };
+    let transfer = Transfer { warm_up_bytes, total_bytes, chunk_bytes, direction };
 
     let (address_sender, address_receiver) = mpsc::channel();
     let node = thread::Builder::new()
@@ -134,9 +148,18 @@ pub fn bare_stream(
 
 #[derive(Clone, Copy)]
 struct Transfer {
+    warm_up_bytes: u64,
     total_bytes: u64,
     chunk_bytes: usize,
     direction: Direction,
+}
+
+impl Transfer {
+    /// What the streams of a connection move, one after the other.
+    fn runs(self) -> impl Iterator<Item = Transfer> {
+        let warm_up = Transfer { total_bytes: self.warm_up_bytes, ..self };
+        [warm_up, self].into_iter().filter(|run| run.total_bytes > 0)
+    }
 }
 
 /// Returns the packets lost on the way to the client.
@@ -149,15 +172,17 @@ async fn run_node(
     address.send(endpoint.local_address()?).map_err(|_| BenchError::Ended)?;
     drop(address);
     let connection = endpoint.accept().await.ok_or(BenchError::Ended)?.handshake().await?;
-    let (mut writer, mut reader) = connection.accept_stream().await?;
-    // The first frame only opens the stream.
-    reader.next(0).await?;
-    match transfer.direction {
-        Direction::ToNode => {
-            receive(&mut reader, transfer).await?;
-            writer.write(0, 0, &[]).await?;
+    for transfer in transfer.runs() {
+        let (mut writer, mut reader) = connection.accept_stream().await?;
+        // The first frame only opens the stream.
+        reader.next(0).await?;
+        match transfer.direction {
+            Direction::ToNode => {
+                receive(&mut reader, transfer).await?;
+                writer.write(0, 0, &[]).await?;
+            }
+            Direction::ToClient => send(&mut writer, transfer).await?,
         }
-        Direction::ToClient => send(&mut writer, transfer).await?,
     }
     connection.closed().await;
     Ok(connection.stats().packets_lost)
@@ -170,17 +195,21 @@ async fn run_client(
 ) -> Result<Throughput, BenchError> {
     let endpoint = ClientEndpoint::new(tls)?;
     let connection = endpoint.connect(address, None, ClientProfile::Control).await?;
-    let (mut writer, mut reader) = connection.open_stream().await?;
-    let started = Instant::now();
-    writer.write(0, 0, &[]).await?;
-    match transfer.direction {
-        Direction::ToNode => {
-            send(&mut writer, transfer).await?;
-            reader.next(0).await?;
+    let mut elapsed = Duration::ZERO;
+    for transfer in transfer.runs() {
+        let started = Instant::now();
+        let (mut writer, mut reader) = connection.open_stream().await?;
+        writer.write(0, 0, &[]).await?;
+        match transfer.direction {
+            Direction::ToNode => {
+                send(&mut writer, transfer).await?;
+                reader.next(0).await?;
+            }
+            Direction::ToClient => receive(&mut reader, transfer).await?,
         }
-        Direction::ToClient => receive(&mut reader, transfer).await?,
+        // The last run counts.
+        elapsed = started.elapsed();
     }
-    let elapsed = started.elapsed();
     let stats = connection.stats();
     connection.close(CloseReason::Normal, "");
     endpoint.wait_idle().await;

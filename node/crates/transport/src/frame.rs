@@ -129,7 +129,7 @@ impl From<WriteError> for FrameError {
 ///
 /// States: between frames -> header partly here -> header known -> body partly here -> between
 /// frames. A body that comes whole in one chunk is handed out as a slice of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameDecoder {
     /// Arrived and not consumed.
     chunk: Bytes,
@@ -140,12 +140,33 @@ pub struct FrameDecoder {
     header: Option<FrameHeader>,
     /// The part of its body that has arrived, if it did not come in one chunk.
     body: BytesMut,
+    /// What may be allocated for a body before any of it arrived.
+    step: usize,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FrameDecoder {
     /// A decoder at the beginning of a stream.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            chunk: Bytes::new(),
+            partial: [0; HEADER_BYTES],
+            partial_length: 0,
+            header: None,
+            body: BytesMut::new(),
+            step: BODY_STEP_BYTES,
+        }
+    }
+
+    /// Allocates up to `bytes` for a body at once, on the strength of its header: for peers that
+    /// are trusted with that much, and bodies that would be copied while they grow.
+    pub fn expect_bodies(&mut self, bytes: usize) {
+        self.step = bytes.max(BODY_STEP_BYTES);
     }
 
     /// Takes the next chunk of the stream.
@@ -238,7 +259,7 @@ impl FrameDecoder {
         if self.body.capacity() - self.body.len() >= least {
             return;
         }
-        let target = length.min(arrived.saturating_mul(4).max(BODY_STEP_BYTES));
+        let target = length.min(arrived.saturating_mul(4).max(self.step));
         self.body.reserve(target - self.body.len());
     }
 }
@@ -356,6 +377,22 @@ mod tests {
                 assert!(body.iter().all(|&byte| byte == 7));
                 assert_eq!(body.len(), CLAIM);
             }
+        }
+    }
+
+    /// Goal: with leave to do so, memory for a body is taken once, but never more than its length.
+    #[test]
+    fn an_expected_body_is_allocated_once() {
+        let mut decoder = FrameDecoder::new();
+        decoder.expect_bodies(300_000);
+        for length in [200_000, 300_000] {
+            let frame = Bytes::from(encoded(1, 0, &vec![7; length]));
+            decoder.feed(frame.slice(..100));
+            assert!(decoder.header(length).unwrap().is_some());
+            assert_eq!(decoder.body(), None);
+            assert_eq!(decoder.body.capacity(), length);
+            decoder.feed(frame.slice(100..));
+            assert_eq!(decoder.body().unwrap().len(), length);
         }
     }
 

@@ -1,5 +1,9 @@
 //! Frames on QUIC streams: a [`FrameDecoder`] with a stream to feed it, and its counterpart.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
 use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use tokio::io::AsyncReadExt;
@@ -104,6 +108,11 @@ impl FrameReader {
         }
     }
 
+    /// Allocates up to `bytes` for a body at once; see [`FrameDecoder::expect_bodies`].
+    pub fn expect_bodies(&mut self, bytes: usize) {
+        self.decoder.expect_bodies(bytes);
+    }
+
     /// Tells the peer to stop sending; nothing more will be read.
     pub fn stop(&mut self, code: u32) {
         // Fails only where the stream has ended anyway.
@@ -151,7 +160,9 @@ fn from_io(error: std::io::Error) -> FrameError {
 /// Writes frames to a stream.
 ///
 /// A frame is queued whole before anything is awaited: a cancelled write is finished by the next
-/// call, so frames are never cut short or mixed.
+/// call, so frames are never cut short or mixed. One way out of holding a frame in memory for as
+/// long as the peer does not read: [`FrameWriter::withhold`] drops its end, to be supplied again
+/// with [`FrameWriter::supply`].
 #[derive(Debug)]
 pub struct FrameWriter {
     stream: SendStream,
@@ -159,11 +170,13 @@ pub struct FrameWriter {
     queue: Vec<Bytes>,
     next: usize,
     scratch: BytesMut,
+    /// Bytes of the last frame that were withheld: they must come before anything else.
+    withheld: usize,
 }
 
 impl FrameWriter {
     pub(crate) fn new(stream: SendStream) -> Self {
-        Self { stream, queue: Vec::new(), next: 0, scratch: BytesMut::new() }
+        Self { stream, queue: Vec::new(), next: 0, scratch: BytesMut::new(), withheld: 0 }
     }
 
     /// Writes a frame whose body is `parts`, one after the other.
@@ -188,7 +201,11 @@ impl FrameWriter {
     ///
     /// # Errors
     /// [`FrameError::TooLarge`] if the parts together pass 4 GiB.
+    ///
+    /// # Panics
+    /// If a part of the last frame is withheld.
     pub fn queue(&mut self, kind: u8, flags: u8, parts: &[Bytes]) -> Result<(), FrameError> {
+        assert_eq!(self.withheld, 0, "a frame came before the last one was whole");
         let length: usize = parts.iter().map(Bytes::len).sum();
         let Ok(claimed) = u32::try_from(length) else {
             return Err(FrameError::TooLarge { kind, length, max: u32::MAX as usize });
@@ -228,14 +245,76 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Hands everything queued to QUIC and ends the stream properly.
+    /// Hands to QUIC what it takes at once. Whether that was everything.
     ///
     /// # Errors
     /// [`FrameError`]
     ///
     /// # Cancel safety
+    /// Safe; it never waits.
+    pub async fn try_flush(&mut self) -> Result<bool, FrameError> {
+        let mut flush = pin!(self.flush());
+        poll_fn(|context| match flush.as_mut().poll(context) {
+            Poll::Ready(flushed) => Poll::Ready(flushed.map(|()| true)),
+            Poll::Pending => Poll::Ready(Ok(false)),
+        })
+        .await
+    }
+
+    /// Bytes that are queued and not yet handed to QUIC.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue[self.next..].iter().map(Bytes::len).sum()
+    }
+
+    /// Forgets all that is queued but its first `keep` bytes, which are copied, so that nothing
+    /// queued holds the memory of what was written. Returns how many bytes are missing from the
+    /// stream now, and must be [supplied](FrameWriter::supply).
+    ///
+    /// What is kept lets [`FrameWriter::flush`] wait for the peer to read again.
+    pub fn withhold(&mut self, keep: usize) -> usize {
+        let queued = self.queued_bytes();
+        let mut kept = BytesMut::with_capacity(keep.min(queued));
+        for part in &self.queue[self.next..] {
+            let room = keep - kept.len();
+            kept.extend_from_slice(&part[..part.len().min(room)]);
+        }
+        self.withheld += queued - kept.len();
+        self.queue.clear();
+        self.next = 0;
+        if !kept.is_empty() {
+            self.queue.push(kept.freeze());
+        }
+        self.withheld
+    }
+
+    /// Queues the next bytes of what was withheld. Bytes beyond that are refused: false.
+    #[must_use]
+    pub fn supply(&mut self, part: Bytes) -> bool {
+        let Some(left) = self.withheld.checked_sub(part.len()) else { return false };
+        self.withheld = left;
+        if !part.is_empty() {
+            self.queue.push(part);
+        }
+        true
+    }
+
+    /// Bytes that were withheld and not supplied again.
+    pub fn withheld_bytes(&self) -> usize {
+        self.withheld
+    }
+
+    /// Hands everything queued to QUIC and ends the stream properly.
+    ///
+    /// # Errors
+    /// [`FrameError`]
+    ///
+    /// # Panics
+    /// If a part of the last frame is withheld.
+    ///
+    /// # Cancel safety
     /// Safe: call it again.
     pub async fn finish(&mut self) -> Result<(), FrameError> {
+        assert_eq!(self.withheld, 0, "the stream ended inside a frame");
         self.flush().await?;
         self.stream.finish().map_err(|_| FrameError::Ended)
     }
@@ -260,6 +339,7 @@ impl FrameWriter {
     pub fn reset(&mut self, code: u32) {
         self.queue.clear();
         self.next = 0;
+        self.withheld = 0;
         // Fails only where the stream has ended anyway.
         let _ = self.stream.reset(VarInt::from_u32(code));
     }

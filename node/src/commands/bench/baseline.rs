@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use weir_log::raw::{RawAppend, RawFigures};
-use weir_transport::bench::{Direction, bare_stream};
+use weir_transport::bench::{Direction, bare_stream, warm_stream};
 
 use crate::exit::{Exit, Failure};
+
+/// What moves over a connection before it is measured: several times the stream's window.
+const WARM_UP_BYTES: u64 = 32 << 20;
 
 /// Append + fdatasync of `total` bytes, `bytes_per_sync` at a time.
 ///
@@ -24,6 +27,17 @@ pub async fn raw(dir: &Path, bytes_per_sync: usize, total: u64) -> Result<RawFig
 /// Why it failed.
 pub async fn quinn(total: u64, chunk: usize, direction: Direction) -> Result<f64, Failure> {
     let moved = on_thread(move || bare_stream(total, chunk, direction)).await?;
+    let throughput =
+        moved.map_err(|error| Failure::new(Exit::Error, format!("bare stream: {error}")))?;
+    Ok(throughput.mb_per_s())
+}
+
+/// As [`quinn`], after as many bytes as warm a connection up.
+///
+/// # Errors
+/// Why it failed.
+pub async fn warm_quinn(total: u64, chunk: usize, direction: Direction) -> Result<f64, Failure> {
+    let moved = on_thread(move || warm_stream(WARM_UP_BYTES, total, chunk, direction)).await?;
     let throughput =
         moved.map_err(|error| Failure::new(Exit::Error, format!("bare stream: {error}")))?;
     Ok(throughput.mb_per_s())

@@ -25,6 +25,9 @@ use crate::link::{Link, ReceiveError, receive};
 /// The least that a queued event takes of the prefetch budget, so that events are bounded, too.
 const EVENT_BYTES_MIN: usize = 128;
 
+/// What is allocated for a frame when its header came: the node is trusted with that much.
+const EXPECTED_BODY_BYTES: usize = 1024 * 1024;
+
 /// What readers and their consumer know of one partition.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -222,6 +225,7 @@ impl Reader {
     /// Reads frames until the stream ends.
     async fn read(&self, place: &mut Place, start: Offset, reader: &mut FrameReader) -> End {
         let mut next = start;
+        reader.expect_bodies(EXPECTED_BODY_BYTES);
         loop {
             let header = match timeout(IDLE_TIMEOUT, reader.next_header(FRAME_BYTES_MAX)).await {
                 Err(_) => return End::Again(format!("nothing came for {IDLE_TIMEOUT:?}")),

@@ -78,9 +78,12 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(node: &Node, tls: ClientTls) -> Client {
+        Client::connect_with(node, tls, ClientProfile::Control).await
+    }
+
+    pub async fn connect_with(node: &Node, tls: ClientTls, profile: ClientProfile) -> Client {
         let endpoint = ClientEndpoint::new(tls).unwrap();
         let address = node.broker.local_addr();
-        let profile = ClientProfile::Control;
         let connection = endpoint.connect(address, None, profile).await.unwrap();
         let hello = Hello {
             version_min: PROTOCOL_VERSION_MIN,

@@ -283,6 +283,12 @@ pub struct NodeStatus {
     /// Open subscriptions.
     #[serde(default)]
     pub subscriptions: u32,
+    /// Subscriptions whose subscribers do not read, and that hold nothing in memory therefore.
+    #[serde(default)]
+    pub subscriptions_parked: u32,
+    /// Bytes of batches that wait in memory for subscribers that do not read.
+    #[serde(default)]
+    pub slow_bytes: u64,
     /// Open produce streams.
     #[serde(default)]
     pub producers: u32,

@@ -32,6 +32,43 @@ async fn unread(of_client: &Connection, of_node: &Connection, count: usize) -> V
     readers
 }
 
+/// Goal: a frame of which the writer forgot the end, while nobody read, arrives whole once it is
+/// supplied again, and nothing comes between. Method: forget twice, at different places.
+#[tokio::test]
+async fn a_withheld_frame_is_made_whole() {
+    const BODY: usize = 1 << 20;
+    let site = Site::new();
+    let mut node = Node::start(site.listen(ClientAuth::Optional));
+    let endpoint = client(site.anonymous());
+    let (subscribed, of_node) = subscriber(&mut node, &endpoint, 1, 64 << 10).await;
+    let (mut asking, mut reader) = subscribed.open_stream().await.unwrap();
+    asking.write(0, 0, &[]).await.unwrap();
+    let (mut writer, _asked) = of_node.accept_stream().await.unwrap();
+    let body: Bytes = (0..BODY).map(|n| (n / 7) as u8).collect::<Vec<_>>().into();
+    writer.queue(7, 0, std::slice::from_ref(&body)).unwrap();
+    assert!(!writer.try_flush().await.unwrap(), "a megabyte does not fit a window of 64 KiB");
+
+    let first = writer.withhold(100);
+    assert_eq!(writer.queued_bytes(), 100);
+    assert!(!writer.supply(Bytes::from(vec![0; first + 1])), "more than is missing");
+    assert!(writer.supply(body.slice(BODY - first..BODY - first + 500_000)));
+    assert!(!writer.try_flush().await.unwrap());
+    let second = writer.withhold(0);
+    assert!(first - 500_000 < second && second <= first, "{first} {second}");
+    assert_eq!((writer.queued_bytes(), writer.withheld_bytes()), (0, second));
+
+    let reading = async { reader.next(BODY).await.unwrap().unwrap() };
+    let writing = async {
+        assert!(writer.supply(body.slice(BODY - second..)));
+        writer.write(8, 0, &[]).await.unwrap();
+        writer.finish().await.unwrap();
+    };
+    let (frame, ()) = tokio::join!(reading, writing);
+    assert_eq!((frame.kind, frame.body == body), (7, true));
+    assert_eq!(reader.next(BODY).await.unwrap().unwrap().kind, 8);
+    assert_eq!(reader.next(BODY).await.unwrap(), None);
+}
+
 /// Waits until the client has received `bytes` on this connection.
 async fn received(connection: &Connection, bytes: usize) {
     while connection.stats().bytes_received < bytes as u64 {

@@ -126,12 +126,14 @@ async fn closing_both_ends() {
 /// Goal: the measurement that others are compared with measures something, both ways.
 #[test]
 fn the_bare_stream_bench_moves_all_bytes() {
-    use weir_transport::bench::{BenchError, Direction, bare_stream};
+    use weir_transport::bench::{BenchError, Direction, bare_stream, warm_stream};
     for direction in [Direction::ToNode, Direction::ToClient] {
         let moved = bare_stream(5_000_001, 1 << 20, direction).unwrap();
         assert_eq!(moved.bytes, 5_000_001);
         assert_eq!(moved.mtu, weir_core::limits::MTU_LOOPBACK);
         assert!(moved.mb_per_s() > 0.0);
     }
+    let warm = warm_stream(1_000_000, 2_000_001, 1 << 16, Direction::ToClient).unwrap();
+    assert_eq!(warm.bytes, 2_000_001);
     assert!(matches!(bare_stream(1, 0, Direction::ToNode), Err(BenchError::ChunkSize)));
 }
