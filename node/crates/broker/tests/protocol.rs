@@ -146,14 +146,14 @@ async fn trickling_producers_share_commits() {
         let base = appended(&busy.produce(topic, batch(&["busy"])).await).base_offset;
         assert_eq!(base, Offset(n));
     }
-    assert_eq!(node.broker.status().appends_held, 0);
+    assert_eq!(node.broker.reporter().status().appends_held, 0);
     let mut producers = Vec::new();
     for _ in 0..8 {
         producers.push(client.producer().await);
     }
     let deadline = std::time::Instant::now() + PATIENCE;
     let mut next = 100;
-    while node.broker.status().appends_held < 16 {
+    while node.broker.reporter().status().appends_held < 16 {
         assert!(std::time::Instant::now() < deadline, "nothing was held back");
         for producer in &mut producers {
             producer.send(topic, batch(&["now and then"])).await;
@@ -168,7 +168,8 @@ async fn trickling_producers_share_commits() {
         // sleep: the pause is what is tested.
         tokio::time::sleep(2 * linger).await;
     }
-    let commits: u64 = node.broker.status().shards.iter().map(|shard| shard.commits).sum();
+    let commits: u64 =
+        node.broker.reporter().status().shards.iter().map(|shard| shard.commits).sum();
     assert!(commits < next as u64, "{commits} commits for {next} appends");
     node.broker.stop().await;
 }
