@@ -42,6 +42,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("bench disk", Shown::Elsewhere),
     ("bench sweep", Shown::Elsewhere),
     ("bench steady", Shown::Elsewhere),
+    ("bench wear", Shown::Elsewhere),
     ("bench idle", Shown::Elsewhere),
     ("bench all", Shown::Elsewhere),
     ("cert client", Shown::By(&["gateway", "--out=OUT"])),

@@ -114,19 +114,19 @@ async fn packed_batches_keep_their_order() {
         producer.send(topic, damaged.into()).await;
         sent.extend(many.iter().map(|value| (*value).to_owned()).chain([small]));
     }
-    for round in 0..20 {
-        let correlation = 3 * round + 1;
-        let base = |offset: i64| Offset(round as i64 * 4_001 + offset);
-        for (n, offset) in [(0, 0), (1, 4_000)] {
-            let ack = producer.ack().await;
-            assert_eq!(ack.correlation, correlation + n);
-            assert_eq!(appended(&ack).base_offset, base(offset));
+    // A refusal does not wait for the disk, so it may come before what was sent before it.
+    let mut last = None;
+    for _ in 0..60 {
+        let ack = producer.ack().await;
+        let (round, kind) = ((ack.correlation - 1) / 3, (ack.correlation - 1) % 3);
+        if kind == 2 {
+            assert_eq!(code(&ack), ErrorCode::InvalidBatch);
+            continue;
         }
-        let refused = producer.ack().await;
-        assert_eq!(
-            (refused.correlation, code(&refused)),
-            (correlation + 2, ErrorCode::InvalidBatch)
-        );
+        let offset = round as i64 * 4_001 + [0, 4_000][kind as usize];
+        assert_eq!(appended(&ack).base_offset, Offset(offset));
+        assert!(last.is_none_or(|last| last < ack.correlation), "{last:?} {}", ack.correlation);
+        last = Some(ack.correlation);
     }
     assert_eq!(values(&client.read_all(topic, StartAt::Earliest).await), sent);
     node.broker.stop().await;

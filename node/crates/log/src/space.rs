@@ -93,7 +93,7 @@ mod tests {
         let start = Instant::now();
         assert!(watch.is_due(start, 0));
         watch.saw(start, 0, (1 << 40, 0), 1);
-        assert!(!watch.is_due(start + EVERY / 2, 1 << 20));
+        assert!(!watch.is_due(start + EVERY / 2, SHARE_MAX - 1));
         assert!(watch.is_due(start + EVERY, 1 << 20));
         watch.saw(start, 0, (5, 10), 1);
         assert!(watch.is_due(start, 0), "below the reserve every commit looks");

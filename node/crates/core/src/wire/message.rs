@@ -284,16 +284,16 @@ pub struct NodeStatus {
     #[serde(default)]
     pub subscriptions: u32,
     /// Subscriptions whose subscribers do not read, and that hold nothing in memory therefore.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub subscriptions_parked: u32,
     /// Bytes of batches that wait in memory for subscribers that do not read.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub slow_bytes: u64,
     /// Open produce streams.
     #[serde(default)]
     pub producers: u32,
     /// Appends since start that waited for others to share their commit.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub appends_held: u64,
     /// Bytes resident in memory.
     #[serde(default)]
@@ -377,4 +377,10 @@ pub struct PartitionStatus {
     /// Open subscriptions.
     #[serde(default)]
     pub subscriptions: u32,
+}
+
+/// A figure that came later is left out where there is nothing to say: older readers see what they
+/// always saw.
+fn is_zero<T: Default + PartialEq>(figure: &T) -> bool {
+    *figure == T::default()
 }

@@ -54,7 +54,8 @@ async fn a_withheld_frame_is_made_whole() {
     assert!(writer.supply(body.slice(BODY - first..BODY - first + 500_000)));
     assert!(!writer.try_flush().await.unwrap());
     let second = writer.withhold(0);
-    assert!(first - 500_000 < second && second <= first, "{first} {second}");
+    // What was queued before and did not fit, either, is forgotten with it.
+    assert!(first - 500_000 < second && second <= first + 100, "{first} {second}");
     assert_eq!((writer.queued_bytes(), writer.withheld_bytes()), (0, second));
 
     let reading = async { reader.next(BODY).await.unwrap().unwrap() };
