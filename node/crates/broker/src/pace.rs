@@ -9,13 +9,13 @@
 //!
 //! An append is held only if all of this is so:
 //!
-//! | condition | so that |
-//! |---|---|
-//! | its topic has no commit linger of its own | what the operator says for a topic rules |
-//! | it has at most [`PACED_BYTES_MAX`] | bulk is never slower |
-//! | its stream was silent for [`SILENCES`] lingers | whoever waits for an answer before it sends more, or sends much, is not slowed: a stream is held at most half as long as it paused by itself |
-//! | at least [`STREAMS_MIN`] streams sent in this or the last second | a lone producer has its answer at once |
-//! | at that rate another append is due within the linger | nobody waits for nobody |
+//! - its topic has no commit linger of its own: what the operator says for a topic rules;
+//! - it has at most [`PACED_BYTES_MAX`], so bulk is never slower;
+//! - its stream was silent for [`SILENCES`] lingers: who waits for an answer before it sends more,
+//!   or sends much, is not slowed, and a stream is held at most half as long as it paused;
+//! - at least [`STREAMS_MIN`] streams sent in this second or the last: a lone producer has its
+//!   answer at once;
+//! - at their rate another append is due within the linger: nobody waits for nobody.
 //!
 //! So an acknowledgement comes at most one linger later than it would, and only for streams that
 //! trickle among others. An append that is not held takes all that wait along.

@@ -116,6 +116,7 @@ async fn trickling_producers_share_commits() {
         offsets.sort_unstable();
         assert_eq!(offsets, (next..next + 8).map(Offset).collect::<Vec<_>>());
         next += 8;
+        // sleep: the pause is what is tested.
         tokio::time::sleep(2 * linger).await;
     }
     let commits: u64 = node.broker.status().shards.iter().map(|shard| shard.commits).sum();

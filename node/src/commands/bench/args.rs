@@ -224,8 +224,9 @@ Examples:
   weir bench wear
   weir bench wear --producers 1 --rates 1,10 --commit-linger 1s --duration 30s
 
-`bytes_written` is what the log gave to its files, `device_bytes` what the system's page cache sent
-on to the device for it (write_bytes in /proc/PID/io, whole pages, without the file system's own).")]
+`bytes_written` is what the log gave to its files, `device_bytes` what the system counts for the
+node on its way to the device (write_bytes in /proc/PID/io: whole pages, without what the file
+system adds of its own).")]
 pub struct WearArgs {
     #[command(flatten)]
     pub place: Place,
