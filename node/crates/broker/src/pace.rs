@@ -12,7 +12,7 @@
 //! - its topic has no commit linger of its own: what the operator says for a topic rules;
 //! - it has at most [`PACED_BYTES_MAX`], so bulk is never slower;
 //! - its stream was silent for [`SILENCES`] lingers: who waits for an answer before it sends more,
-//!   or sends much, is not slowed, and a stream is held at most half as long as it paused by itself;
+//!   or sends much, is not slowed, and a stream is held at most half as long as it paused;
 //! - at least [`STREAMS_MIN`] streams sent in this second or the last: a lone producer has its
 //!   answer at once;
 //! - at their rate another append is due within the linger: nobody waits for nobody.
