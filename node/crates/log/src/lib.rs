@@ -24,6 +24,7 @@ mod file;
 mod index;
 mod index_cache;
 mod kv;
+mod landing;
 mod log;
 mod manifest;
 mod metrics;
@@ -38,6 +39,7 @@ mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod stats;
+mod syncing;
 mod tail;
 mod writer;
 
