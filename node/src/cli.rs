@@ -120,6 +120,8 @@ pub enum Command {
     Bench(commands::bench::Args),
     /// Issue and show certificates
     Cert(commands::cert::Args),
+    /// Say what a damaged log would lose, and go on without it
+    Repair(commands::repair::Args),
     /// Print completions for a shell
     Completions(commands::completions::Args),
 }
@@ -165,6 +167,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,
             Command::Cert(args) => commands::cert::run(args, globals).await,
+            Command::Repair(args) => commands::repair::run(args, globals).await,
             Command::Completions(args) => commands::completions::run(&args),
         }
     })

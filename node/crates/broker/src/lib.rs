@@ -14,6 +14,7 @@ pub mod meter;
 pub mod partition;
 mod produce;
 mod registry;
+mod repair;
 mod requests;
 mod session;
 mod status;
@@ -22,4 +23,5 @@ mod subscribe;
 
 pub use broker::{Broker, Reporter, StartError};
 pub use config::{BrokerConfig, SHUTDOWN_GRACE};
+pub use repair::Losses;
 pub use status::Health;
