@@ -123,6 +123,8 @@ pub enum Command {
     /// Issue and show certificates
     #[command(subcommand)]
     Cert(commands::cert::Command),
+    /// Say what a damaged log would lose, and go on without it
+    Repair(commands::repair::Args),
     /// Print completions for a shell
     Completions(commands::completions::Args),
 }
@@ -183,6 +185,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,
             Command::Cert(command) => commands::cert::run(command, globals).await,
+            Command::Repair(args) => commands::repair::run(args, globals).await,
             Command::Completions(args) => commands::completions::run(&args),
         }
     })

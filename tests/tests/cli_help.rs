@@ -49,6 +49,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("cert node", Shown::By(&["edge-2", "--out=OUT"])),
     ("cert show", Shown::By(&["OUT/gateway.pem"])),
     ("cert ca", Shown::By(&[])),
+    ("repair", Shown::Elsewhere),
     ("completions", Shown::Script),
 ];
 

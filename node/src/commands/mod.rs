@@ -10,6 +10,7 @@ pub mod figures;
 pub mod group;
 pub mod node;
 pub mod produce;
+pub mod repair;
 pub mod sdk;
 pub mod status;
 pub mod topic;

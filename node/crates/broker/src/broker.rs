@@ -359,7 +359,7 @@ fn system_time(at: TimestampMs) -> SystemTime {
 }
 
 /// 128 random bits from the system, in hex. Two sites never share one.
-fn fresh_cluster_id() -> String {
+pub(crate) fn fresh_cluster_id() -> String {
     use std::hash::{BuildHasher, Hasher};
     // Each `RandomState` is keyed from the system's randomness.
     let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();

@@ -15,6 +15,7 @@ mod pace;
 pub mod partition;
 mod produce;
 mod registry;
+mod repair;
 mod requests;
 mod session;
 mod status;
@@ -24,4 +25,5 @@ mod validate;
 
 pub use broker::{Broker, Reporter, StartError};
 pub use config::{BrokerConfig, SHUTDOWN_GRACE};
+pub use repair::Losses;
 pub use status::Health;

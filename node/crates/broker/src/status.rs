@@ -136,9 +136,10 @@ fn warnings(shared: &Shared, shards: &[ShardStats]) -> Vec<String> {
         let shard = stats.shard;
         match &stats.state {
             ShardState::Online => {}
-            ShardState::Offline { reason } => {
-                warnings.push(format!("shard {shard} takes no appends: {reason}"));
-            }
+            ShardState::Offline { reason } => warnings.push(format!(
+                "shard {shard} takes no appends: {reason}; if that does not end by itself, stop \
+                 the node and run `weir repair`, which says what is lost"
+            )),
             ShardState::DiskFull => warnings.push(format!(
                 "shard {shard} takes no appends: the disk is nearly full; make room or shorten \
                  retention"

@@ -1,6 +1,8 @@
-//! Between redb and the disk: counts what goes through, and can be shut for good.
+//! Between redb and the disk: counts what goes through, keeps writes behind a sync that is owing,
+//! and can be shut for good.
 
 use crate::disk::DiskFile;
+use crate::syncing::FileSync;
 use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::io;
@@ -24,7 +26,7 @@ impl Fence {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         if self.0.load(Ordering::SeqCst) {
             return Err(io::Error::other("the file is fenced after a failure"));
         }
@@ -35,9 +37,27 @@ impl Fence {
 /// What redb is given for a file.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    pub(crate) file: Box<dyn DiskFile>,
-    pub(crate) counters: Arc<IoCounters>,
-    pub(crate) fence: Fence,
+    file: Arc<dyn DiskFile>,
+    counters: Arc<IoCounters>,
+    fence: Fence,
+    sync: Arc<FileSync>,
+}
+
+impl Backend {
+    pub(crate) fn new(
+        file: Box<dyn DiskFile>,
+        counters: &Arc<IoCounters>,
+        fence: &Fence,
+    ) -> Backend {
+        let file: Arc<dyn DiskFile> = Arc::from(file);
+        let sync = FileSync::new(file.clone(), counters.clone(), fence.clone());
+        Backend { file, counters: counters.clone(), fence: fence.clone(), sync: Arc::new(sync) }
+    }
+
+    /// The file's syncs.
+    pub(crate) fn sync(&self) -> Arc<FileSync> {
+        self.sync.clone()
+    }
 }
 
 impl StorageBackend for Backend {
@@ -53,17 +73,18 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.fence.check()?;
+        self.sync.settle()?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.fence.check()?;
-        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        self.file.sync()
+        self.sync.request()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.fence.check()?;
+        self.sync.settle()?;
         let bytes = data.len() as u64;
         self.counters.bytes_written.fetch_add(bytes, Ordering::Relaxed);
         self.file.write_at(offset, data)

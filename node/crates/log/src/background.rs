@@ -7,7 +7,7 @@
 use crate::db::{DbError, Identity, Row};
 use crate::file::{LogFile, file_name};
 use crate::index::encode_runs;
-use crate::rescue::{create_file, finish_file, remove_file};
+use crate::rescue::{create_file, remove_file};
 use crate::retention::ClockWatch;
 use crate::shard::Shard;
 use std::collections::VecDeque;
@@ -261,8 +261,8 @@ fn prepare(shard: &Shard) -> Result<(), DbError> {
     };
     let path = shard.dir.join(file_name(seq, 0));
     let cache = shard.config.active_cache_bytes;
+    // It gets its name when it is begun: until then a start need not look into it.
     let db = create_file(&*shard.disk, &path, &shard.counters, cache, &identity)?;
-    finish_file(&*shard.disk, &path)?;
     *next() = Some(Arc::new(LogFile::new(path, identity, false).with_db(db)));
     Ok(())
 }

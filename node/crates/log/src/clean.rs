@@ -6,6 +6,7 @@
 //! It gets its name only once it is complete, and the old ones go after that; what a crash leaves
 //! of either is sorted out at the next start.
 
+use crate::backend::Overlay;
 use crate::background::Background;
 use crate::db::{Commit, DbError, FileDb, Identity, ROW_MAX, Row};
 use crate::file::{LogFile, file_name};
@@ -234,7 +235,11 @@ impl Shard {
         let files = self.lock_files();
         let sealed: Vec<_> = files.values().filter(|file| file.is_sealed()).cloned().collect();
         drop(files);
-        let noted = sealed.iter().filter_map(|file| Some((file, notes.get(&file.name())?)));
+        for file in &sealed {
+            self.reconsider(file, notes.get(&file.name()), background);
+        }
+        let usable = sealed.iter().filter(|file| file.quarantined().is_none());
+        let noted = usable.filter_map(|file| Some((file, notes.get(&file.name())?)));
         let verified = |note: &Note| note.checksum.map(|(_, at)| at);
         let oldest = noted.min_by_key(|(_, note)| verified(note).unwrap_or(TimestampMs(i64::MIN)));
         let Some((file, note)) = oldest else {
@@ -260,6 +265,32 @@ impl Shard {
         let note = Note { checksum: Some((checksum, now)), ..note.clone() };
         self.manifest.put(&file.name(), &note);
         self.metrics.files_verified.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts a file to use again that the disk failed to read, once all of it reads as it was
+    /// written. One whose content was found to be wrong stays out of use until the next start.
+    fn reconsider(&self, file: &LogFile, note: Option<&Note>, background: &Background) {
+        if !matches!(file.quarantined(), Some(DbError::Failed(_))) {
+            return;
+        }
+        let sound = match note.and_then(|note| Some((note.len, note.checksum?.0))) {
+            Some((len, known)) => {
+                self.checksum(file, len, background).is_ok_and(|checksum| checksum == known)
+            }
+            None => self.verify(file).is_ok(),
+        };
+        if sound {
+            tracing::info!(file = %file.path.display(), "the log file reads again");
+            file.release();
+        }
+    }
+
+    /// Has redb check every page of a sealed file, without a write to it.
+    fn verify(&self, file: &LogFile) -> Result<(), DbError> {
+        let open = self.disk.open(&file.path).map_err(crate::db::failed)?;
+        open.drop_cached().map_err(crate::db::failed)?;
+        let overlay = Overlay::new(open).map_err(crate::db::failed)?;
+        FileDb::open_verified(Box::new(overlay), &self.counters, self.config.sealed_cache_bytes)
     }
 
     fn checksum(

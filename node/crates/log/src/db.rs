@@ -17,6 +17,7 @@
 
 use crate::backend::{Backend, Fence, IoCounters};
 use crate::disk::DiskFile;
+use crate::syncing::FileSync;
 use redb::{
     Builder, Database, Durability, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
     TableDefinition, TableError, WriteTransaction,
@@ -126,6 +127,7 @@ enum Handle {
 pub(crate) struct FileDb {
     handle: Handle,
     fence: Fence,
+    sync: Arc<FileSync>,
 }
 
 impl fmt::Debug for FileDb {
@@ -195,12 +197,13 @@ impl FileDb {
         cache_bytes: usize,
     ) -> Result<FileDb, DbError> {
         let fence = Fence::default();
-        let backend = Backend { file, counters: counters.clone(), fence: fence.clone() };
+        let backend = Backend::new(file, counters, &fence);
+        let sync = backend.sync();
         contain(|| {
             let mut builder = Builder::new();
             let db =
                 builder.set_cache_size(cache_bytes).create_with_backend(backend).map_err(failed)?;
-            Ok(FileDb { handle: Handle::Writable(db), fence })
+            Ok(FileDb { handle: Handle::Writable(db), fence, sync })
         })
     }
 
@@ -210,7 +213,7 @@ impl FileDb {
         counters: &Arc<IoCounters>,
         cache_bytes: usize,
     ) -> Result<(), DbError> {
-        let backend = Backend { file, counters: counters.clone(), fence: Fence::default() };
+        let backend = Backend::new(file, counters, &Fence::default());
         contain(|| {
             let mut builder = Builder::new();
             let builder = builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true);
@@ -227,14 +230,15 @@ impl FileDb {
     ) -> Result<FileDb, DbError> {
         let fence = Fence::default();
         fence.shut();
-        let backend = Backend { file, counters: counters.clone(), fence: fence.clone() };
+        let backend = Backend::new(file, counters, &fence);
+        let sync = backend.sync();
         contain(|| {
             let mut builder = Builder::new();
             let db = builder
                 .set_cache_size(cache_bytes)
                 .open_read_only_with_backend(backend)
                 .map_err(failed)?;
-            Ok(FileDb { handle: Handle::ReadOnly(db), fence })
+            Ok(FileDb { handle: Handle::ReadOnly(db), fence, sync })
         })
     }
 
@@ -296,6 +300,13 @@ impl FileDb {
 
     /// Commits durably. On an error whether it was committed is unknown.
     pub(crate) fn commit(&self, commit: &Commit<'_>) -> Result<(), DbError> {
+        self.commit_unsynced(commit)?;
+        self.sync.settle().map_err(failed)
+    }
+
+    /// Commits, but leaves the sync to [`FileSync::settle`]. What was committed is not durable
+    /// before that.
+    pub(crate) fn commit_unsynced(&self, commit: &Commit<'_>) -> Result<(), DbError> {
         contain(|| {
             let mut txn = begin(self)?;
             txn.set_durability(Durability::Immediate).map_err(failed)?;
@@ -309,8 +320,13 @@ impl FileDb {
                 let mut stream = txn.open_table(STREAM).map_err(failed)?;
                 put_stream(&mut stream, commit)?;
             }
-            txn.commit().map_err(failed)
+            self.sync.deferred(|| txn.commit()).map_err(failed)
         })
+    }
+
+    /// The file's syncs.
+    pub(crate) fn sync(&self) -> Arc<FileSync> {
+        self.sync.clone()
     }
 
     /// Writes index and summaries: the file will not change after this.

@@ -67,6 +67,11 @@ impl LogFile {
         }
     }
 
+    /// The file may be used again.
+    pub(crate) fn release(&self) {
+        *self.quarantine.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     pub(crate) fn quarantined(&self) -> Option<DbError> {
         let quarantine = self.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
         quarantine.clone()

@@ -189,8 +189,7 @@ impl KvStore {
         };
         file.drop_cached().map_err(io)?;
         let fence = Fence::default();
-        let backend =
-            Backend { file, counters: Arc::new(IoCounters::default()), fence: fence.clone() };
+        let backend = Backend::new(file, &Arc::new(IoCounters::default()), &fence);
         let open = contain(|| {
             let db = Builder::new()
                 .set_cache_size(CACHE_BYTES)

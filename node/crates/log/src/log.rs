@@ -8,7 +8,7 @@ use crate::config::{LogConfig, Retention};
 use crate::disk::Disk;
 use crate::events::LogEvents;
 use crate::manifest::Manifest;
-use crate::recover::Recovery;
+use crate::recover::{Recovered, Recovery};
 use crate::shard::{Shard, ShardParts};
 use crate::space::SpaceWatch;
 use crate::stats::{PartitionStats, ShardStats};
@@ -80,21 +80,7 @@ impl Log {
         let mut views = HashMap::new();
         let mut pending = Vec::new();
         for id in 0..shards {
-            let dir = shard_dir(&config, id);
-            let create = disk.create_dir(&dir);
-            create.map_err(|error| OpenError::Io { path: dir.clone(), error })?;
-            let parts = ShardParts {
-                manifest: open_manifest(&disk, &dir)?,
-                id,
-                shards,
-                config: config.clone(),
-                disk: disk.clone(),
-                clock: clock.clone(),
-                dir,
-                counters: Arc::new(IoCounters::default()),
-                tail: tail.clone(),
-            };
-            let opened = open_shard(parts)?;
+            let opened = open_shard(shard_parts(&config, &disk, &clock, &tail, (id, shards))?)?;
             views.extend(opened.views.iter().map(|(&p, view)| (p, view.clone())));
             pending.push(opened);
         }
@@ -120,7 +106,6 @@ impl Log {
             for task in seal.map(|file| Task::Seal(shard.clone(), file)) {
                 self.background.push(task);
             }
-            self.background.push(Task::Prepare(shard.clone()));
             match &opened.damage {
                 None => shard.queue.open(ends_of(&opened.views)),
                 Some(reason) => shard.queue.go_offline(reason),
@@ -134,6 +119,9 @@ impl Log {
                 views: opened.views,
                 damage: opened.damage,
                 space: SpaceWatch::default(),
+                lander: None,
+                in_flight: None,
+                next_asked: false,
             };
             threads.writers.push(spawn(name, move || writer.run()));
         }
@@ -325,7 +313,7 @@ pub(crate) fn control(kind: EntryKind, partition: PartitionId, offset: Offset) -
     }
 }
 
-fn prepare_dir(
+pub(crate) fn prepare_dir(
     config: &LogConfig,
     disk: &dyn Disk,
 ) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
@@ -346,7 +334,7 @@ fn shard_dir(config: &LogConfig, shard: u16) -> std::path::PathBuf {
 }
 
 /// How many shards the folder has, or is to have.
-fn count_shards(config: &LogConfig, disk: &dyn Disk) -> Result<u16, OpenError> {
+pub(crate) fn count_shards(config: &LogConfig, disk: &dyn Disk) -> Result<u16, OpenError> {
     let dir = config.dir.join("log");
     let io = |error| OpenError::Io { path: dir.clone(), error };
     disk.create_dir(&dir).map_err(io)?;
@@ -368,7 +356,32 @@ fn open_manifest(disk: &Arc<dyn Disk>, dir: &std::path::Path) -> Result<Manifest
         .map_err(|error| OpenError::Io { path: dir.to_owned(), error: io::Error::other(error) })
 }
 
-fn open_shard(parts: ShardParts) -> Result<Pending, OpenError> {
+/// What a shard is made of: the one of these numbers (its own, and how many there are).
+pub(crate) fn shard_parts(
+    config: &Arc<LogConfig>,
+    disk: &Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+    tail: &Arc<TailCache>,
+    (id, shards): (u16, u16),
+) -> Result<ShardParts, OpenError> {
+    let dir = shard_dir(config, id);
+    let create = disk.create_dir(&dir);
+    create.map_err(|error| OpenError::Io { path: dir.clone(), error })?;
+    Ok(ShardParts {
+        manifest: open_manifest(disk, &dir)?,
+        id,
+        shards,
+        config: config.clone(),
+        disk: disk.clone(),
+        clock: clock.clone(),
+        dir,
+        counters: Arc::new(IoCounters::default()),
+        tail: tail.clone(),
+    })
+}
+
+/// Opens and replays a shard's files.
+pub(crate) fn recover_shard(parts: &ShardParts) -> Result<Recovered, OpenError> {
     let recovery = Recovery {
         shard: parts.id,
         shards: parts.shards,
@@ -379,7 +392,11 @@ fn open_shard(parts: ShardParts) -> Result<Pending, OpenError> {
         notes: parts.manifest.notes(parts.id, parts.shards),
         now_ms: parts.clock.now().0.max(0) as u64,
     };
-    let recovered = recovery.run()?;
+    recovery.run()
+}
+
+fn open_shard(parts: ShardParts) -> Result<Pending, OpenError> {
+    let recovered = recover_shard(&parts)?;
     if !recovered.stale_notes.is_empty() {
         parts.manifest.remove(&recovered.stale_notes);
     }

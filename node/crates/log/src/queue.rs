@@ -223,6 +223,11 @@ impl Queue {
         self.state().closing
     }
 
+    /// Bytes of the appends that wait.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.state().bytes
+    }
+
     /// How many appends wait, and the state that the gate stands for.
     pub(crate) fn stats(&self) -> (usize, ShardState) {
         let state = self.state();

@@ -233,10 +233,10 @@ impl Recovery<'_> {
         });
         let active = match (files.last(), newest) {
             (Some((last, Held::Nothing)), _) => {
-                Active { file: last.clone(), position: 0, begun: true }
+                Active { file: last.clone(), position: 0, durable: 0, begun: true }
             }
             (Some((last, _)), Some((file, position))) if Arc::ptr_eq(last, &file) => {
-                Active { file, position, begun: true }
+                Active { file, position, durable: position, begun: true }
             }
             _ => self.new_active(last_seq + 1)?,
         };
@@ -324,6 +324,7 @@ impl Recovery<'_> {
         Ok(Active {
             file: Arc::new(LogFile::new(path, identity, false).with_db(db)),
             position: 0,
+            durable: 0,
             begun: false,
         })
     }

@@ -33,12 +33,13 @@ impl Writer {
         let replayed = copied
             .replayed
             .unwrap_or_else(|| Replayed { views: self.views.clone(), ..Replayed::default() });
-        if replayed.end < self.active.position || (self.active.begun && !begun) {
+        if replayed.end < self.active.durable || (self.active.begun && !begun) {
             remove_file(&*shard.disk, &copied.file.path);
             return Err(DbError::Malformed("acknowledged entries are missing"));
         }
         shard.replace_active(&old, &copied.file, &replayed);
-        self.active = Active { file: copied.file, position: replayed.end, begun };
+        let end = replayed.end;
+        self.active = Active { file: copied.file, position: end, durable: end, begun };
         shard.note_active(&self.active);
         self.views = replayed.views;
         remove_file(&*shard.disk, &old.path);

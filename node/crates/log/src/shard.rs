@@ -257,8 +257,13 @@ impl Shard {
 
     /// Closes every file that is still open.
     pub(crate) fn close_files(&self) {
-        let mut files: Vec<_> = self.lock_files().values().cloned().collect();
-        files.extend(self.next.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(db) = next.and_then(|next| next.take()) {
+            // It holds nothing, and the next start removes it.
+            db.fence();
+            drop_contained(db);
+        }
+        let files: Vec<_> = self.lock_files().values().cloned().collect();
         for db in files.iter().filter_map(|file| file.take()) {
             if let Err(error) = db.close() {
                 tracing::warn!(shard = self.id, %error, "closing a log file failed");

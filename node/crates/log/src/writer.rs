@@ -1,5 +1,10 @@
 //! A shard's writer: drains the queue, commits each group with one sync, tells what is durable.
 //!
+//! A commit is written, applied to the views, synced, and then published. While more waits in the
+//! queue, the last two are left to another thread, and the writer fills in the next commit in the
+//! meantime. That one reaches the disk only behind the sync ([`crate::syncing`]), and is published
+//! only behind the one before it: order and durability are those of one commit after the other.
+//!
 //! | state | event | next |
 //! |---|---|---|
 //! | online | a group is due | online; it is on disk and reported |
@@ -9,14 +14,16 @@
 
 use crate::api::AppendRequest;
 use crate::background::{Background, Task};
-use crate::db::{Checkpoint, Commit, DbError, row_max};
+use crate::db::{Checkpoint, Commit, DbError, failed, row_max};
 use crate::events::LogEvents;
 use crate::file::LogFile;
+use crate::landing::{Applied, Lander, Landing};
 use crate::queue::Turn;
 use crate::replay::{BatchFacts, apply_to_view};
-use crate::shard::Shard;
+use crate::rescue::finish_file;
+use crate::shard::{Shard, drop_contained};
 use crate::space::SpaceWatch;
-use crate::tail::Entry;
+use crate::syncing::FileSync;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -27,13 +34,18 @@ use weir_core::{LeaderEpoch, Offset, PartitionId};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(5);
+/// With so many bytes waiting, a commit's sync is left to another thread: filling in the next one
+/// takes longer than waking that thread.
+const OVERLAP_BYTES: usize = 64 * 1024;
 
 /// The file that is being written.
 #[derive(Clone, Debug)]
 pub(crate) struct Active {
     pub(crate) file: Arc<LogFile>,
-    /// The end of its stream, as far as it is acknowledged.
+    /// The end of its stream, as far as it is written.
     pub(crate) position: u64,
+    /// The end of its stream, as far as it is acknowledged.
+    pub(crate) durable: u64,
     /// Whether its snapshot is written.
     pub(crate) begun: bool,
 }
@@ -46,10 +58,17 @@ pub(crate) struct Writer {
     pub(crate) events: Arc<dyn LogEvents>,
     pub(crate) background: Arc<Background>,
     pub(crate) active: Active,
+    /// As of the end of what is written to the active file.
     pub(crate) views: Views,
     /// Why the shard cannot take appends from the start, if so.
     pub(crate) damage: Option<String>,
     pub(crate) space: SpaceWatch,
+    /// Started when it is first needed.
+    pub(crate) lander: Option<Lander>,
+    /// The end of the commit that another thread lands, in the active file's stream.
+    pub(crate) in_flight: Option<u64>,
+    /// Whether the next file was asked for.
+    pub(crate) next_asked: bool,
 }
 
 /// Where each partition's log ends, as the queue wants to know it.
@@ -85,27 +104,72 @@ impl Writer {
         // Stable: the order within a partition stays.
         requests.sort_by_key(|request| request.header.partition);
         self.check_follows(&requests)?;
+        if !self.active.begun || self.active.position >= self.shard.config.file_bytes {
+            // One file after the other.
+            self.settle()?;
+        }
         let rolled = self.roll_if_full();
         let written = self.write(&requests);
         if let Some(old) = rolled {
             // Whatever became of the new file: nothing more is written to the old one.
             self.background.push(Task::Seal(self.shard.clone(), old));
-            self.background.push(Task::Prepare(self.shard.clone()));
         }
-        let bytes = written?;
+        let sync = written?;
         if !self.active.begun {
+            // Until the snapshot is durable the views must stay those of the file before.
+            sync.settle().map_err(failed)?;
             self.active.begun = true;
             self.shard.note_active(&self.active);
         }
-        self.publish(&requests)?;
-        let entries = requests.len();
-        self.shard.metrics.record_commit(entries, bytes, started.elapsed());
+        let landing = self.apply(requests, sync, started)?;
+        self.ask_for_next();
+        self.land(landing)?;
         self.check_space();
         Ok(())
     }
 
-    /// Writes and syncs. Nothing in memory changes.
-    fn write(&self, requests: &[AppendRequest]) -> Result<usize, DbError> {
+    /// Syncs, publishes and reports a commit, or has another thread do so.
+    fn land(&mut self, landing: Landing) -> Result<(), DbError> {
+        self.settle()?;
+        let end = self.active.position;
+        let landing = match self.shard.queue.waiting_bytes() >= OVERLAP_BYTES {
+            true => match self.hand_over(landing) {
+                Ok(()) => {
+                    self.in_flight = Some(end);
+                    return Ok(());
+                }
+                Err(landing) => landing,
+            },
+            false => landing,
+        };
+        landing.land()?;
+        self.active.durable = end;
+        Ok(())
+    }
+
+    fn hand_over(&mut self, landing: Landing) -> Result<(), Landing> {
+        if self.lander.is_none() {
+            self.lander = Lander::start(self.shard.id).ok();
+        }
+        match &self.lander {
+            Some(lander) => lander.hand_over(landing),
+            None => Err(landing),
+        }
+    }
+
+    /// Waits until nothing is in flight.
+    fn settle(&mut self) -> Result<(), DbError> {
+        if let Some(end) = self.in_flight.take()
+            && let Some(lander) = &self.lander
+        {
+            lander.wait()?;
+            self.active.durable = end;
+        }
+        Ok(())
+    }
+
+    /// Writes; the sync is left owing. Nothing in memory changes.
+    fn write(&self, requests: &[AppendRequest]) -> Result<Arc<FileSync>, DbError> {
         let headers: Vec<[u8; ENTRY_HEADER_BYTES]> = requests
             .iter()
             .map(|request| request.header.encode(&request.state, &request.source))
@@ -123,69 +187,38 @@ impl Writer {
             row_max: row_max(bytes / runs.max(1)),
             snapshot: snapshot.as_deref(),
         };
-        let written = self.active.file.try_with(|db| db.commit(&commit));
-        written.unwrap_or(Err(DbError::Malformed("the active file is not open")))?;
-        Ok(bytes)
+        let written =
+            self.active.file.try_with(|db| db.commit_unsynced(&commit).map(|()| db.sync()));
+        written.unwrap_or(Err(DbError::Malformed("the active file is not open")))
     }
 
-    /// Makes what was committed visible, and reports it.
-    fn publish(&mut self, requests: &[AppendRequest]) -> Result<(), DbError> {
-        let mut ends: Vec<(PartitionId, Offset)> = Vec::new();
-        let mut starts = Vec::new();
-        let mut cached = Vec::with_capacity(requests.len());
-        let mut index = self.shard.write_index();
-        for request in requests {
+    /// Takes what was written into the views.
+    fn apply(
+        &mut self,
+        requests: Vec<AppendRequest>,
+        sync: Arc<FileSync>,
+        started: Instant,
+    ) -> Result<Landing, DbError> {
+        let position = self.active.position;
+        let mut applied = Vec::with_capacity(requests.len());
+        for request in &requests {
             let header = &request.header;
-            let partition = header.partition;
             let facts = BatchFacts::of(&request.batch);
-            let view = self.views.entry(partition).or_default();
+            let view = self.views.entry(header.partition).or_default();
             apply_to_view(view, header, &request.state, &facts)?;
-            let places = index.entry(partition).or_default();
-            match header.kind {
-                EntryKind::Entry => {
-                    let position = self.active.position;
-                    places.push(&self.active.file, header, position, facts.max_timestamp);
-                    let entry = Entry {
-                        base: header.base_offset,
-                        end: header.end_offset(),
-                        batch: request.batch.clone(),
-                    };
-                    cached.push((partition, entry));
-                    match ends.last_mut() {
-                        Some(last) if last.0 == partition => last.1 = header.end_offset(),
-                        _ => ends.push((partition, header.end_offset())),
-                    }
-                }
-                EntryKind::LogStart => {
-                    places.advance_start(view.log_start);
-                    self.shard.tail.advance_start(partition, view.log_start);
-                    starts.push((partition, view.log_start));
-                }
-                EntryKind::Truncate => {
-                    places.truncate(header.base_offset);
-                    self.shard.tail.forget(partition);
-                    cached.retain(|(other, _)| *other != partition);
-                }
-                EntryKind::Delete => {
-                    index.remove(&partition);
-                    self.views.remove(&partition);
-                    self.shard.tail.forget(partition);
-                    cached.retain(|(other, _)| *other != partition);
-                    ends.retain(|(other, _)| *other != partition);
-                }
+            let (max_timestamp, log_start) = (facts.max_timestamp, view.log_start);
+            applied.push(Applied { max_timestamp, log_start });
+            if header.kind == EntryKind::Delete {
+                self.views.remove(&header.partition);
             }
             self.active.position += header.entry_len() as u64;
         }
-        drop(index);
-        self.shard.tail.extend(cached.into_iter());
-        self.events.durable(self.shard.id, &ends);
-        for (partition, start) in starts {
-            self.events.log_start(partition, start);
-        }
-        Ok(())
+        let (shard, events) = (self.shard.clone(), self.events.clone());
+        let file = self.active.file.clone();
+        Ok(Landing { shard, events, file, sync, position, requests, applied, started })
     }
 
-    /// Whether every request may follow what is durable: what replay would refuse must never be
+    /// Whether every request may follow what is written: what replay would refuse must never be
     /// written. `requests` are sorted by partition.
     fn check_follows(&self, requests: &[AppendRequest]) -> Result<(), DbError> {
         let refuse = || DbError::Malformed("an append does not follow the log");
@@ -220,6 +253,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Has the next file made, once that is worth it: an idle node needs none.
+    fn ask_for_next(&mut self) {
+        if !self.next_asked && self.active.position >= self.shard.config.file_bytes / 4 {
+            self.next_asked = true;
+            self.background.push(Task::Prepare(self.shard.clone()));
+        }
+    }
+
     /// Goes on in the next file if the active one is full and the next is ready. Returns the full
     /// one.
     fn roll_if_full(&mut self) -> Option<Arc<LogFile>> {
@@ -231,10 +272,20 @@ impl Writer {
             // Not ready yet: the active file grows a little longer.
             next.take()?
         };
+        self.next_asked = false;
+        if let Err(error) = finish_file(&*self.shard.disk, &next.path) {
+            // Another one is made; until then the active file grows.
+            tracing::warn!(shard = self.shard.id, %error, "the next log file cannot be begun");
+            if let Some(db) = next.take() {
+                db.fence();
+                drop_contained(db);
+            }
+            return None;
+        }
         let mut files = self.shard.lock_files();
         files.insert(next.identity.first_seq, next.clone());
         drop(files);
-        let active = Active { file: next, position: 0, begun: false };
+        let active = Active { file: next, position: 0, durable: 0, begun: false };
         self.shard.note_active(&active);
         Some(std::mem::replace(&mut self.active, active).file)
     }
@@ -267,6 +318,9 @@ impl Writer {
         let shard = self.shard.clone();
         tracing::error!(shard = shard.id, reason, "the log went offline");
         shard.queue.go_offline(reason);
+        if let Err(error) = self.settle() {
+            tracing::error!(shard = shard.id, %error, "the commit before failed, too");
+        }
         shard.tail.clear();
         self.events.failed(shard.id, reason);
         let mut wait = RETRY_FIRST;
@@ -289,9 +343,10 @@ impl Writer {
     }
 
     /// Closes the active file so that it opens without repair and without replay.
-    fn close(self) {
+    fn close(mut self) {
+        let settled = self.settle();
         let file = &self.active.file;
-        let checkpoint = self.active.begun.then(|| Checkpoint {
+        let checkpoint = (self.active.begun && settled.is_ok()).then(|| Checkpoint {
             position: self.active.position,
             views: snapshot_of(&self.views),
             runs: self.shard.unsealed_runs(file),

@@ -58,6 +58,8 @@ struct Model {
     rng: fastrand::Rng,
     epoch: i32,
     sent: BTreeMap<u32, Sent>,
+    /// How many failures of the open log were settled.
+    failures: usize,
 }
 
 impl Model {
@@ -66,6 +68,7 @@ impl Model {
             rng: fastrand::Rng::with_seed(seed),
             epoch: 1,
             sent: (0..PARTITIONS).map(|p| (p, Sent::default())).collect(),
+            failures: 0,
         }
     }
 
@@ -90,19 +93,22 @@ impl Model {
         next
     }
 
-    /// Sends a few entries at once and waits for their fate. `false` once something failed.
+    /// Sends a few entries at once and waits for their fate. `false` once something failed that
+    /// was not settled.
     fn burst(&mut self, log: &Running) -> bool {
-        let failures = log.recorder.seen().failures.len();
         let mut ends = HashMap::new();
+        let mut refused = false;
+        // A failure that is not reported yet is reported behind these appends.
+        let appending = log.recorder.appending.lock().unwrap();
+        if log.recorder.seen().failures.len() > self.failures {
+            return false;
+        }
         for _ in 0..self.rng.usize(1..6) {
             let next = self.next_entry();
             match log.log.append(next.request()) {
                 Ok(()) => {}
-                Err(AppendError::Offline { .. }) => break,
-                // It failed and recovered since the last one, without it.
-                Err(AppendError::NotDense { .. })
-                    if log.recorder.seen().failures.len() > failures =>
-                {
+                Err(AppendError::Offline { .. }) => {
+                    refused = true;
                     break;
                 }
                 Err(error) => panic!("{error}"),
@@ -112,14 +118,23 @@ impl Model {
                 sent.entries.push(next);
             }
         }
+        drop(appending);
         let durable = |seen: &Seen| {
             let reached = |(p, &end)| seen.durable.get(p).is_some_and(|&durable| durable >= end);
-            ends.iter().all(reached)
+            !refused && ends.iter().all(reached)
         };
+        let settled = self.failures;
         let seen =
-            log.recorder.wait("a fate", |seen| durable(seen) || seen.failures.len() > failures);
+            log.recorder.wait("a fate", |seen| durable(seen) || seen.failures.len() > settled);
         self.note_durable(&seen);
-        seen.failures.len() == failures
+        seen.failures.len() == settled
+    }
+
+    /// Waits until the log has recovered, and counts its failures as settled.
+    fn wait_recovery(&mut self, log: &Running) -> Views {
+        let seen = log.recorder.wait("recovery", |seen| seen.recoveries >= seen.failures.len());
+        self.failures = seen.failures.len();
+        seen.views
     }
 
     fn note_durable(&mut self, seen: &Seen) {
@@ -248,8 +263,8 @@ fn fail(seed: u64, faults: Faults) -> bool {
             continue;
         }
         recoveries += 1;
-        let seen = log.recorder.wait("recovery", |seen| seen.recoveries >= seen.failures.len());
-        model.check(&log.log, &seen.views);
+        let views = model.wait_recovery(&log);
+        model.check(&log.log, &views);
     }
     disk.set_faults(Faults::default());
     assert!(work(&mut model, &log, 3));
@@ -377,8 +392,8 @@ fn failing_reads() {
         errors += read_around_damage(&log.log, &model);
         let failed = !work(&mut model, &log, 2);
         if failed {
-            let seen = log.recorder.wait("recovery", |seen| seen.recoveries >= seen.failures.len());
-            model.settle(&seen.views);
+            let views = model.wait_recovery(&log);
+            model.settle(&views);
             assert!(work(&mut model, &log, 2));
         }
         disk.cut_power();

@@ -154,6 +154,28 @@ fn scrub() {
     assert!(!log.values(SHORT.0, 300).is_empty());
 }
 
+/// Goal: a sealed file that the disk failed to read once is put to use again without a restart.
+#[test]
+fn a_file_that_reads_again() {
+    let disk = SimDisk::new(7);
+    let clock = HandClock::at(1_000_000);
+    let config = LogConfig { scrub_period: Duration::from_secs(60), ..config() };
+    let log = start(config, Arc::new(disk.clone()), clock);
+    fill(&log, 0, 100, 1_000_000);
+    until("checksums are known", || {
+        let stats = &log.log.shard_stats()[0];
+        stats.files_verified >= stats.files as u64 - 1
+    });
+    let read = || log.log.read(SHORT, Offset(0), 100, Offset(i64::MAX));
+    until("a read fails", || {
+        disk.set_faults(Faults { fail_read: Some(1), ..Faults::default() });
+        matches!(read(), Err(ReadError::Unavailable { .. }))
+    });
+    disk.set_faults(Faults::default());
+    until("it reads again", || read().is_ok());
+    assert!(log.log.shard_stats()[0].quarantined.is_empty());
+}
+
 /// Goal: without the manifest the files themselves tell what they hold.
 #[test]
 fn a_lost_manifest() {

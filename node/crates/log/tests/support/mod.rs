@@ -141,6 +141,9 @@ pub fn truncation(partition: u32, end: i64) -> AppendRequest {
 pub struct Recorder {
     seen: Mutex<Seen>,
     news: Condvar,
+    /// Held by whoever appends while failures may come, as a broker holds a partition's lock: see
+    /// [`LogEvents`].
+    pub appending: Mutex<()>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -205,6 +208,7 @@ impl LogEvents for Recorder {
     }
 
     fn failed(&self, _shard: u16, reason: &str) {
+        let _appending = self.appending.lock().unwrap();
         self.note(|seen| seen.failures.push(reason.to_owned()));
     }
 
