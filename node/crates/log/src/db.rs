@@ -19,11 +19,12 @@ use crate::backend::{Backend, Fence, IoCounters};
 use crate::disk::DiskFile;
 use crate::syncing::FileSync;
 use redb::{
-    Builder, Database, Durability, ReadOnlyDatabase, ReadableDatabase, ReadableTable,
-    TableDefinition, TableError, WriteTransaction,
+    Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadableDatabase,
+    ReadableTable, TableDefinition, TableError, WriteTransaction,
 };
 use std::cell::Cell;
 use std::fmt;
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -118,6 +119,21 @@ pub(crate) fn failed(error: impl fmt::Display) -> DbError {
     DbError::Failed(error.to_string())
 }
 
+/// Why redb did not open a file: what the disk refuses may work later, what is damaged will not.
+fn not_opened(error: DatabaseError) -> DbError {
+    match error {
+        DatabaseError::Storage(StorageError::Corrupted(_)) => {
+            DbError::Malformed("redb finds it damaged")
+        }
+        DatabaseError::Storage(StorageError::Io(error))
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
+            DbError::Malformed("redb does not know it for a database")
+        }
+        error => failed(error),
+    }
+}
+
 enum Handle {
     Writable(Database),
     ReadOnly(ReadOnlyDatabase),
@@ -201,8 +217,10 @@ impl FileDb {
         let sync = backend.sync();
         contain(|| {
             let mut builder = Builder::new();
-            let db =
-                builder.set_cache_size(cache_bytes).create_with_backend(backend).map_err(failed)?;
+            let db = builder
+                .set_cache_size(cache_bytes)
+                .create_with_backend(backend)
+                .map_err(not_opened)?;
             Ok(FileDb { handle: Handle::Writable(db), fence, sync })
         })
     }
@@ -237,7 +255,7 @@ impl FileDb {
             let db = builder
                 .set_cache_size(cache_bytes)
                 .open_read_only_with_backend(backend)
-                .map_err(failed)?;
+                .map_err(not_opened)?;
             Ok(FileDb { handle: Handle::ReadOnly(db), fence, sync })
         })
     }

@@ -7,6 +7,7 @@ use crate::file::LogFile;
 use crate::shard::Shard;
 use crate::syncing::FileSync;
 use crate::tail::Entry;
+use crate::witness::Acknowledged;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -41,8 +42,10 @@ impl Landing {
     /// Returns once the commit is durable and reported.
     pub(crate) fn land(mut self) -> Result<(), DbError> {
         self.sync.settle().map_err(failed)?;
+        let bytes: usize = self.requests.iter().map(AppendRequest::entry_len).sum();
+        let seq = self.file.identity.first_seq;
+        self.shard.witness.note(Acknowledged { seq, end: self.position + bytes as u64 });
         self.publish();
-        let bytes = self.requests.iter().map(AppendRequest::entry_len).sum();
         self.shard.metrics.record_commit(self.requests.len(), bytes, self.started.elapsed());
         Ok(())
     }

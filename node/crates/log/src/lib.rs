@@ -43,6 +43,7 @@ mod space;
 mod stats;
 mod syncing;
 mod tail;
+mod witness;
 mod writer;
 
 pub use api::{AppendError, AppendRequest, OpenError, ReadChunk, ReadError};

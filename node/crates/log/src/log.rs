@@ -13,6 +13,7 @@ use crate::shard::{Shard, ShardParts};
 use crate::space::SpaceWatch;
 use crate::stats::{PartitionStats, ShardStats};
 use crate::tail::TailCache;
+use crate::witness::Witness;
 use crate::writer::{Views, Writer, ends_of};
 use bytes::Bytes;
 use std::any::Any;
@@ -391,6 +392,7 @@ pub(crate) fn recover_shard(parts: &ShardParts) -> Result<Recovered, OpenError> 
         config: &parts.config,
         notes: parts.manifest.notes(parts.id, parts.shards),
         now_ms: parts.clock.now().0.max(0) as u64,
+        acknowledged: Witness::read(&*parts.disk, &parts.dir),
     };
     recovery.run()
 }

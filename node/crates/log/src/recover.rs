@@ -17,6 +17,7 @@ use crate::rescue::{
     UNFINISHED, create_file, finish_file, index_unsealed, index_views, remove_file,
 };
 use crate::shard::drop_contained;
+use crate::witness::Acknowledged;
 use crate::writer::{Active, Views};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -56,7 +57,13 @@ pub(crate) struct Recovery<'a> {
     /// What the manifest says of sealed files, by name.
     pub(crate) notes: HashMap<String, Note>,
     pub(crate) now_ms: u64,
+    /// What the witness says was acknowledged.
+    pub(crate) acknowledged: Option<Acknowledged>,
 }
+
+/// Of a file that holds less than was acknowledged: redb takes a damaged newest commit for one that
+/// a crash cut off.
+const MISSING: DbError = DbError::Malformed("its newest commit is damaged");
 
 /// A file that counts.
 struct Found {
@@ -111,6 +118,9 @@ impl Recovery<'_> {
                 }
                 Ok(Some(found))
             }
+            Ok(None) if self.lacks(seq, 0) => {
+                Ok(Some(self.damaged(path, seq, generation, MISSING)))
+            }
             Ok(None) => {
                 remove_file(self.disk, &path);
                 Ok(None)
@@ -120,19 +130,25 @@ impl Recovery<'_> {
                 found: u32::try_from(found).unwrap_or(u32::MAX),
                 known: FORMAT_VERSION as u32,
             }),
-            Err(error) => {
-                let identity = Identity {
-                    shard: self.shard,
-                    shards: self.shards,
-                    first_seq: seq,
-                    last_seq: seq,
-                    generation,
-                    created_ms: 0,
-                };
-                let content = Content::Damaged(error);
-                Ok(Some(Found { path, identity, content }))
-            }
+            Err(error) => Ok(Some(self.damaged(path, seq, generation, error))),
         }
+    }
+
+    fn damaged(&self, path: PathBuf, seq: u64, generation: u64, error: DbError) -> Found {
+        let identity = Identity {
+            shard: self.shard,
+            shards: self.shards,
+            first_seq: seq,
+            last_seq: seq,
+            generation,
+            created_ms: 0,
+        };
+        Found { path, identity, content: Content::Damaged(error) }
+    }
+
+    /// Whether a file whose stream ends at `end` lacks what was acknowledged.
+    fn lacks(&self, seq: u64, end: u64) -> bool {
+        self.acknowledged.is_some_and(|known| known.seq == seq && end < known.end)
     }
 
     fn classify(&self, path: &Path) -> Result<Option<Found>, DbError> {
@@ -268,11 +284,13 @@ impl Recovery<'_> {
         let (file, error) = match found.content {
             Content::Sealed(rows) => return (Arc::new(file), Held::Summaries(rows)),
             Content::Unsealed(db) => match replay(&db) {
-                Ok(replayed) => return (Arc::new(file.with_db(db)), Held::Runs(replayed)),
-                Err(error) => {
+                Ok(replayed) if !self.lacks(file.identity.first_seq, replayed.end) => {
+                    return (Arc::new(file.with_db(db)), Held::Runs(replayed));
+                }
+                read => {
                     db.fence();
                     drop_contained(db);
-                    (file, error)
+                    (file, read.err().unwrap_or(MISSING))
                 }
             },
             Content::Damaged(error) => (file, error),

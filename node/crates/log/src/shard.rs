@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::stats::ShardStats;
 use crate::tail::TailCache;
+use crate::witness::Witness;
 use crate::writer::Active;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -45,6 +46,7 @@ pub(crate) struct Shard {
     pub(crate) metrics: Metrics,
     pub(crate) retention: Mutex<HashMap<PartitionId, Retention>>,
     pub(crate) manifest: Manifest,
+    pub(crate) witness: Witness,
     /// The active file's unique number.
     active_uid: AtomicU64,
     /// Whether the active file has its snapshot: the views depend on no other file then.
@@ -85,6 +87,7 @@ impl Shard {
             bytes_max: parts.config.append_queue_bytes_max,
             commit_bytes_max: parts.config.commit_bytes_max,
         };
+        let witness = Witness::open(&*parts.disk, &parts.dir);
         Shard {
             id: parts.id,
             shards: parts.shards,
@@ -101,6 +104,7 @@ impl Shard {
             metrics: Metrics::default(),
             retention: Mutex::default(),
             manifest: parts.manifest,
+            witness,
             active_uid: AtomicU64::new(0),
             active_begun: AtomicBool::new(false),
             ticks: AtomicU64::new(1),

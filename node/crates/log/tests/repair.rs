@@ -163,3 +163,49 @@ fn power_cut_while_accepting() {
     }
     panic!("never accepted");
 }
+
+/// Goal: one rotten sector of the active file, wherever it lies, is never taken for the end of the
+/// log: either everything acknowledged is there, or the shard stays offline and gives no offset
+/// again. Method: the same log, once for each of many sectors, killed without a power cut.
+#[test]
+fn rot_in_the_active_file_is_never_silent() {
+    let (mut whole, mut offline) = (0, 0);
+    let mut sector = 0;
+    loop {
+        let disk = SimDisk::new(7);
+        let log = open(&disk);
+        let mut base = 0;
+        for _ in 0..12 {
+            log.append(&entry(1, base).records(2, 900));
+            base += 2;
+        }
+        // A killed process leaves what it wrote to the system, synced or not.
+        disk.open(&Path::new(DIR).join("witness")).unwrap().sync().unwrap();
+        disk.cut_power();
+        drop(log);
+        disk.restore_power();
+        let active = Path::new(DIR).join("0000000001.redb");
+        let len = disk.file_len(&active).unwrap();
+        if sector * 512 >= len {
+            break;
+        }
+        disk.rot(&active, sector * 512);
+        // A file that is all there is, and not even known for one of ours, is refused as a whole.
+        let opened = Log::open(config(), Arc::new(disk.clone()), clock());
+        if let Ok((log, views)) = opened {
+            log.start(Recorder::new());
+            let end = views.get(&PartitionId(1)).map_or(Offset(0), |view| view.log_end);
+            match &log.shard_stats()[0].state {
+                ShardState::Offline { .. } => offline += 1,
+                state => {
+                    assert_eq!(end, Offset(base), "sector {sector}: {state:?}");
+                    whole += 1;
+                }
+            }
+        } else {
+            offline += 1;
+        }
+        sector += (len / 512 / 150).max(1);
+    }
+    assert!(whole > 0 && offline > 0, "{whole} whole, {offline} offline");
+}
