@@ -20,7 +20,7 @@ use crate::disk::DiskFile;
 use crate::syncing::FileSync;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadableDatabase,
-    ReadableTable, TableDefinition, TableError, WriteTransaction,
+    ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction,
 };
 use std::cell::Cell;
 use std::fmt;
