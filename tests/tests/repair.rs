@@ -17,12 +17,15 @@ fn accepting_a_loss() -> Result<()> {
     let file = file.to_string_lossy().into_owned();
     node.weir(&["topic", "create", "t", "--partitions", "1"]).expect(0);
     node.weir(&["produce", "t", &file]).expect(0);
+    let epoch = epoch(&node)?;
     node.kill()?;
     let active = damage(&node)?;
 
     node.start_again()?;
-    let refused = node.weir(&["produce", "t", &file, "--timeout", "2s"]);
-    assert_ne!(refused.code, 0, "{refused:?}");
+    let status = node.weir(&["status", "--json"]).expect(0).json();
+    let warning = status["warnings"][0].as_str().context("a warning")?;
+    assert!(warning.contains("takes no appends") && warning.contains("weir repair"), "{warning}");
+    assert_eq!(status["partitions"][0]["online"], false);
     let busy = node.weir(&["repair"]).expect(1);
     assert!(busy.stderr.contains("stop the node"), "{busy:?}");
     node.stop()?;
@@ -56,7 +59,14 @@ fn accepting_a_loss() -> Result<()> {
         })
         .collect::<Result<_>>()?;
     assert_eq!(offsets, [resume, resume + 1, resume + 2]);
+    assert!(self::epoch(&node)? > epoch);
     Ok(())
+}
+
+/// The leader epoch of the one partition.
+fn epoch(node: &NodeProcess) -> Result<i64> {
+    let status = node.weir(&["status", "--json"]).expect(0).json();
+    status["partitions"][0]["epoch"].as_i64().context("an epoch")
 }
 
 /// Overwrites the beginning of the log's first file.

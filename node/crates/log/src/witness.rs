@@ -71,7 +71,9 @@ impl Witness {
     pub(crate) fn open(disk: &dyn Disk, dir: &Path) -> Witness {
         let path = dir.join(WITNESS);
         let file = match disk.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                disk.create(&path).and_then(|file| disk.sync_dir(dir).map(|()| file))
+            }
             other => other,
         };
         let failing = AtomicBool::new(file.is_err());

@@ -36,7 +36,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 /// With so many bytes waiting, a commit's sync is left to another thread: filling in the next one
 /// takes longer than waking that thread.
-const OVERLAP_BYTES: usize = 64 * 1024;
+const OVERLAP_BYTES: usize = 256 * 1024;
 
 /// The file that is being written.
 #[derive(Clone, Debug)]

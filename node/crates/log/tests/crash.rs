@@ -183,6 +183,13 @@ impl Model {
     }
 }
 
+/// A disk and a model of this seed; `WEIR_CRASH_SEED` sets another series of seeds.
+fn setup(seed: u64) -> (SimDisk, Model) {
+    let series = std::env::var("WEIR_CRASH_SEED").ok().and_then(|series| series.parse().ok());
+    let seed = seed.wrapping_add(series.unwrap_or(0u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    (SimDisk::new(seed), Model::new(seed))
+}
+
 fn open(disk: &SimDisk) -> Result<Running, weir_log::OpenError> {
     let (log, views) = Log::open(config(), Arc::new(disk.clone()), HandClock::at(1_000_000))?;
     let recorder = Recorder::new();
@@ -198,8 +205,7 @@ fn work(model: &mut Model, log: &Running, bursts: usize) -> bool {
 /// Runs the workload into a disaster, then turns the power on and checks, twice, with more work in
 /// between. Returns whether the disaster came.
 fn cut(seed: u64, faults: Faults) -> bool {
-    let disk = SimDisk::new(seed);
-    let mut model = Model::new(seed);
+    let (disk, mut model) = setup(seed);
     disk.set_faults(faults);
     if let Ok(log) = open(&disk) {
         work(&mut model, &log, 14);
@@ -252,8 +258,7 @@ fn power_cut_at_writes() {
 /// Runs the workload over a failing disk that works again, and checks what the log reports as
 /// recovered, and what it holds after more work and a power cut. Returns whether it failed.
 fn fail(seed: u64, faults: Faults) -> bool {
-    let disk = SimDisk::new(seed);
-    let mut model = Model::new(seed);
+    let (disk, mut model) = setup(seed);
     let log = open(&disk).unwrap();
     assert!(work(&mut model, &log, 3));
     disk.set_faults(faults);
@@ -309,8 +314,7 @@ fn failing_writes() {
 fn rot_in_a_sealed_file() {
     let mut errors = 0;
     for seed in 0..60 {
-        let disk = SimDisk::new(seed);
-        let mut model = Model::new(seed);
+        let (disk, mut model) = setup(seed);
         let log = open(&disk).unwrap();
         while log.log.shard_stats()[0].files < 6 {
             assert!(work(&mut model, &log, 1));
@@ -378,8 +382,7 @@ fn read_around_damage(log: &Log, model: &Model) -> usize {
 fn failing_reads() {
     let mut errors = 0;
     for at in 1..60 {
-        let disk = SimDisk::new(at);
-        let mut model = Model::new(at);
+        let (disk, mut model) = setup(at);
         let log = open(&disk).unwrap();
         while log.log.shard_stats()[0].files < 5 {
             assert!(work(&mut model, &log, 1));
@@ -441,8 +444,7 @@ fn full_disk() {
 #[test]
 fn opening_is_bounded() {
     let read = |files: usize| {
-        let disk = SimDisk::new(3);
-        let mut model = Model::new(3);
+        let (disk, mut model) = setup(3);
         let log = open(&disk).unwrap();
         while log.log.shard_stats()[0].files < files {
             assert!(work(&mut model, &log, 1));
