@@ -184,7 +184,7 @@ mod tests {
                 let mut doubled = letters.clone();
                 doubled.insert(at, letters[at]);
                 let mut exchanged = letters.clone();
-                exchanged.swap(at, (at + 1) % letters.len());
+                exchanged.swap(at, (at + 1).min(letters.len() - 1));
                 for wrong in [without, doubled, exchanged].map(String::from_iter) {
                     let head =
                         if section.is_empty() { "".into() } else { format!("[{section}]\n") };
