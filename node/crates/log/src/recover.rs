@@ -249,7 +249,10 @@ impl Recovery<'_> {
         });
         let active = match (files.last(), newest) {
             (Some((last, Held::Nothing)), _) => {
-                Active { file: last.clone(), position: 0, durable: 0, begun: true }
+                // What can be made out of it must not pass for all of it.
+                let known = self.acknowledged.filter(|known| known.seq == last.identity.first_seq);
+                let durable = known.map_or(0, |known| known.end);
+                Active { file: last.clone(), position: durable, durable, begun: true }
             }
             (Some((last, _)), Some((file, position))) if Arc::ptr_eq(last, &file) => {
                 Active { file, position, durable: position, begun: true }
