@@ -112,6 +112,8 @@ pub enum Command {
     Collect(commands::collect::Args),
     /// Show, move and delete the stored positions of consumer groups
     Group(commands::group::Args),
+    /// Write, try and inspect modules: filters, transforms and consumers in WebAssembly
+    Module(commands::module::Args),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
     /// Run a node, collect real data and show it live; ends by itself
@@ -161,6 +163,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Consume(args) => commands::consume::run(args, globals).await,
             Command::Collect(args) => commands::collect::run(args, globals).await,
             Command::Group(args) => commands::group::run(args, globals).await,
+            Command::Module(args) => commands::module::run(args, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,
