@@ -69,7 +69,7 @@ pub fn check<C: ProduceCheck>(check: &mut C, batch: &Batch) -> Verdict {
 #[macro_export]
 macro_rules! export_produce_check {
     ($check:ty) => {
-        $crate::__module!($check, check, export_check_world, {
+        $crate::__module!($check, check, export_check, {
             const COLUMNS: $crate::Columns = <$check as $crate::ProduceCheck>::COLUMNS;
             const STATE_SCHEMA: u32 = 0;
             type Params = <$check as $crate::ProduceCheck>::Params;

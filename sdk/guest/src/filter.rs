@@ -50,7 +50,7 @@ pub fn filter<F: Filter>(filter: &mut F, batch: &Batch) -> Kept {
 #[macro_export]
 macro_rules! export_filter {
     ($filter:ty) => {
-        $crate::__module!($filter, filter, export_filter_world, {
+        $crate::__module!($filter, filter, export_filter, {
             const COLUMNS: $crate::Columns = <$filter as $crate::Filter>::COLUMNS;
             const STATE_SCHEMA: u32 = 0;
             type Params = <$filter as $crate::Filter>::Params;
@@ -94,7 +94,7 @@ macro_rules! __module {
                 })
             }
 
-            impl $crate::bindings::$world::exports::weir::module::lifecycle::Guest for Module {
+            impl $crate::bindings::base::exports::weir::module::lifecycle::Guest for Module {
                 fn describe() -> $crate::bindings::types::Description {
                     $crate::glue::describe::<Params>(ABOUT, COLUMNS, STATE_SCHEMA)
                 }
@@ -110,7 +110,8 @@ macro_rules! __module {
                 }
             }
 
-            $crate::$export!(Module with_types_in $crate::bindings::$world);
+            $crate::bindings::base::export_base!(Module with_types_in $crate::bindings::base);
+            $crate::bindings::$world::$export!(Module with_types_in $crate::bindings::$world);
         };
     };
 }

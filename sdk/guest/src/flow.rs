@@ -227,7 +227,7 @@ macro_rules! export_transform {
     ($transform:ty) => {
         $crate::__flow!(
             $transform, Transform, process, transform, transform, transforming,
-            export_transform_world
+            export_transform
         );
     };
 }
@@ -237,7 +237,7 @@ macro_rules! export_transform {
 macro_rules! export_consumer {
     ($consumer:ty) => {
         $crate::__flow!(
-            $consumer, Consumer, consume, consume, consumer, consuming, export_consumer_world
+            $consumer, Consumer, consume, consume, consumer, consuming, export_consumer
         );
     };
 }

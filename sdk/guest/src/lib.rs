@@ -74,48 +74,68 @@ pub mod prelude {
     };
 }
 
-/// Bindings of the worlds in `wit/`. For the macros.
+/// Bindings of the interfaces in `wit/`. For the macros.
+///
+/// A part for each interface, not for each world: what all worlds export must be generated once. The
+/// tool that makes a component adds up the parts that a module exports, which makes its world.
 #[doc(hidden)]
 pub mod bindings {
-    /// The filter world.
-    pub mod filter {
+    /// What all worlds have.
+    pub mod base {
         wit_bindgen::generate!({
             path: "../../wit",
-            world: "filter",
+            inline: "package weir:sdk; world base { import weir:module/log@1.0.0; export weir:module/lifecycle@1.0.0; }",
+            world: "weir:sdk/base",
             pub_export_macro: true,
-            export_macro_name: "export_filter_world",
-            default_bindings_module: "weir_guest::bindings::filter",
+            export_macro_name: "export_base",
+            default_bindings_module: "weir_guest::bindings::base",
             generate_all,
         });
     }
 
-    /// The transform world.
-    pub mod transform {
+    /// Filters.
+    pub mod filter {
         wit_bindgen::generate!({
             path: "../../wit",
-            world: "transform",
+            inline: "package weir:sdk; world filter { export weir:module/filtering@1.0.0; }",
+            world: "weir:sdk/filter",
             pub_export_macro: true,
-            export_macro_name: "export_transform_world",
-            default_bindings_module: "weir_guest::bindings::transform",
+            export_macro_name: "export_filter",
+            default_bindings_module: "weir_guest::bindings::filter",
             with: {
-                "weir:module/types@1.0.0": crate::bindings::filter::weir::module::types,
-                "weir:module/log@1.0.0": crate::bindings::filter::weir::module::log,
+                "weir:module/types@1.0.0": crate::bindings::base::weir::module::types,
             },
             generate_all,
         });
     }
 
-    /// The consumer world.
+    /// Transforms.
+    pub mod transform {
+        wit_bindgen::generate!({
+            path: "../../wit",
+            inline: "package weir:sdk; world transform { import weir:module/state@1.0.0; export weir:module/transforming@1.0.0; }",
+            world: "weir:sdk/transform",
+            pub_export_macro: true,
+            export_macro_name: "export_transform",
+            default_bindings_module: "weir_guest::bindings::transform",
+            with: {
+                "weir:module/types@1.0.0": crate::bindings::base::weir::module::types,
+            },
+            generate_all,
+        });
+    }
+
+    /// Consumers.
     pub mod consumer {
         wit_bindgen::generate!({
             path: "../../wit",
-            world: "consumer",
+            inline: "package weir:sdk; world consumer { import weir:module/state@1.0.0; export weir:module/consuming@1.0.0; }",
+            world: "weir:sdk/consumer",
             pub_export_macro: true,
-            export_macro_name: "export_consumer_world",
+            export_macro_name: "export_consumer",
             default_bindings_module: "weir_guest::bindings::consumer",
             with: {
-                "weir:module/types@1.0.0": crate::bindings::filter::weir::module::types,
-                "weir:module/log@1.0.0": crate::bindings::filter::weir::module::log,
+                "weir:module/types@1.0.0": crate::bindings::base::weir::module::types,
                 "weir:module/state@1.0.0": crate::bindings::transform::weir::module::state,
                 "weir:module/flow@1.0.0": crate::bindings::transform::weir::module::flow,
             },
@@ -123,23 +143,23 @@ pub mod bindings {
         });
     }
 
-    /// The world of produce-time checks.
+    /// Produce-time checks.
     pub mod check {
         wit_bindgen::generate!({
             path: "../../wit",
-            world: "produce-check",
+            inline: "package weir:sdk; world check { export weir:module/checking@1.0.0; }",
+            world: "weir:sdk/check",
             pub_export_macro: true,
-            export_macro_name: "export_check_world",
+            export_macro_name: "export_check",
             default_bindings_module: "weir_guest::bindings::check",
             with: {
-                "weir:module/types@1.0.0": crate::bindings::filter::weir::module::types,
-                "weir:module/log@1.0.0": crate::bindings::filter::weir::module::log,
+                "weir:module/types@1.0.0": crate::bindings::base::weir::module::types,
             },
             generate_all,
         });
     }
 
-    pub use filter::weir::module::types;
+    pub use base::weir::module::types;
 }
 
 /// For the macros.

@@ -1,6 +1,6 @@
 //! Log lines.
 
-use crate::bindings::filter::weir::module::log as host;
+use crate::bindings::base::weir::module::log as host;
 use std::fmt::Arguments;
 
 pub use host::Level;

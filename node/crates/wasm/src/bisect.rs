@@ -131,13 +131,13 @@ impl Bisect {
         if let Some(pause) = self.wait.take() {
             return Step::Wait(pause);
         }
-        match self.todo.last() {
-            Some(part) => {
-                self.runs += 1;
-                Step::Run(part.clone())
-            }
-            None => Step::Done,
+        let Some(part) = self.todo.last().cloned() else { return Step::Done };
+        if self.runs >= BATCH_RUNS_MAX {
+            self.judge(part.start, GuestError::TooManyRuns, Judgement::Stop);
+            return Step::Done;
         }
+        self.runs += 1;
+        Step::Run(part)
     }
 
     /// The call returned. `failures` are records that the module itself could not process, by rising
@@ -166,7 +166,6 @@ impl Bisect {
         let parts = [rest, bad..bad + 1, part.start..bad];
         self.todo.extend(parts.into_iter().filter(|part| !part.is_empty()));
         self.attempts = 0;
-        self.check_runs();
         Use::Drop
     }
 
@@ -182,7 +181,6 @@ impl Bisect {
             let middle = part.start + (part.end - part.start) / 2;
             self.todo.push(middle..part.end);
             self.todo.push(part.start..middle);
-            self.check_runs();
             return;
         }
         if let OnError::Retry(retry) = self.policy
@@ -222,15 +220,6 @@ impl Bisect {
         self.judged.push(Judged { index, error, judgement });
         if judgement == Judgement::Stop {
             self.todo.clear();
-        }
-    }
-
-    fn check_runs(&mut self) {
-        if self.runs >= BATCH_RUNS_MAX
-            && let Some(next) = self.todo.last()
-        {
-            let (index, error) = (next.start, GuestError::TooManyRuns);
-            self.judge(index, error, Judgement::Stop);
         }
     }
 }

@@ -32,14 +32,6 @@ mod set {
             const WATERMARKS;
         }
     }
-
-    impl ColumnSet {
-        /// Whether this has all of `others`.
-        #[must_use]
-        pub fn contains(self, others: ColumnSet) -> bool {
-            self & others == others
-        }
-    }
 }
 
 /// What is wrong with a column that a module returned.

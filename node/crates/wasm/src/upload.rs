@@ -303,13 +303,13 @@ fn validator() -> Validator {
 
 /// What [`validator`] and the engine agree on.
 pub(crate) fn features() -> WasmFeatures {
-    let mut features = WasmFeatures::WASM2;
+    let mut features = WasmFeatures::WASM2 | WasmFeatures::LIME1;
     features |= WasmFeatures::COMPONENT_MODEL
         | WasmFeatures::TAIL_CALL
-        | WasmFeatures::EXTENDED_CONST
         | WasmFeatures::MULTI_MEMORY
         | WasmFeatures::RELAXED_SIMD;
-    features
+    // The engine is built without a garbage collector.
+    features - WasmFeatures::GC_TYPES
 }
 
 /// What a component consists of, as far as an upload is judged by it.

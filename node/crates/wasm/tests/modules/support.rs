@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch, Records};
 use weir_core::{ProducerId, TimestampMs};
@@ -187,12 +186,4 @@ pub async fn example_deployment(
     let settings = module.description().settings(&params).expect("settings fit");
     let limits = GuestLimits::DEFAULT;
     Deployment { module, settings, limits, on_error, topics: 2 }
-}
-
-/// State that can be shared with a batch and changed after it.
-pub fn shared<T>(value: &T) -> Arc<T>
-where
-    T: Clone,
-{
-    Arc::new(value.clone())
 }

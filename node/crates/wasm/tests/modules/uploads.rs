@@ -61,7 +61,7 @@ fn imports_are_checked() {
 /// Goal: what takes long to compile is refused before it is compiled.
 #[test]
 fn compile_bombs_are_refused() {
-    let body = "(drop (i32.const 1000000))".repeat(limits::FUNCTION_BYTES_MAX / 5);
+    let body = "(drop (i32.const 1000000))".repeat(limits::FUNCTION_BYTES_MAX / 4);
     let error = Wat { items: &format!("(func {body})"), ..Wat::default() }.upload().unwrap_err();
     assert!(matches!(error, UploadError::Complexity { what: "bytes in one function", .. }));
     let locals = format!("(func (local {}))", "i64 ".repeat(limits::LOCALS_MAX as usize + 1));
