@@ -206,7 +206,7 @@ fn gps_geofence() {
                 (Some("bus"), r#"{"fix":false}"#.to_owned()),
                 position(30.0041, -97.0),
                 position(30.0047, -97.0),
-                position(30.0055, -97.0),
+                position(30.005, -97.0),
                 (Some("bus"), "x".to_owned()),
             ])))
             .await;
@@ -222,7 +222,7 @@ fn gps_geofence() {
             [
                 event("enter", "30.003", ""),
                 event("stay", "30.004", r#","stayed_s":2"#),
-                event("leave", "30.0055", r#","stayed_s":7"#),
+                event("leave", "30.005", r#","stayed_s":7"#),
             ]
         );
         assert_eq!(out.iter().filter(|out| out.0 == 1).count(), 5, "good positions");
@@ -255,7 +255,9 @@ fn gps_geofence_on_real_buses() {
         assert_eq!(runs[0], runs[1], "the same input gives the same bytes");
         let count = |what: &str| runs[0].iter().filter(|out| out.2.contains(what)).count();
         let (enters, leaves) = (count(r#""event":"enter""#), count(r#""event":"leave""#));
-        assert!(enters > 500 && enters - leaves <= 329, "{enters} enter, {leaves} leave");
+        assert!(enters >= 300 && leaves > 200, "{enters} enter, {leaves} leave");
+        // 329 vehicles; one that is inside at the end has entered once more than it left.
+        assert!(leaves <= enters && enters - leaves <= 329, "{enters} enter, {leaves} leave");
         assert_eq!(count(r#""lat":0"#), 0, "three positions lie at 0/0");
     });
 }
