@@ -30,7 +30,15 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     (
         "weir-tests",
         "tests/",
-        &["weir-core", "weir-client", "weir-transport", "weir-log", "weir-broker", "weir-collect"],
+        &[
+            "weir-core",
+            "weir-client",
+            "weir-transport",
+            "weir-log",
+            "weir-broker",
+            "weir-collect",
+            "weir-wasm",
+        ],
     ),
     ("xtask", "xtask/", &[]),
 ];

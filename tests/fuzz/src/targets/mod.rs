@@ -2,6 +2,7 @@
 
 mod batch;
 mod collect;
+mod module;
 mod storage;
 mod wire;
 
@@ -9,7 +10,8 @@ use crate::Target;
 
 /// All targets.
 pub fn all() -> Vec<Target> {
-    let groups = [batch::TARGETS, storage::TARGETS, wire::TARGETS, collect::TARGETS];
+    let groups =
+        [batch::TARGETS, storage::TARGETS, wire::TARGETS, module::TARGETS, collect::TARGETS];
     groups.concat()
 }
 

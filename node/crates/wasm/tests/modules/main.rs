@@ -1,6 +1,7 @@
 //! Modules in the real engine.
 
 mod cache;
+mod columns;
 mod examples;
 mod hostile;
 mod support;
