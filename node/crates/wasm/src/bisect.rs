@@ -7,6 +7,7 @@
 //! run ─ ok ──────────────────────────────▶ kept, on to the part behind it
 //!  ├─ failed, whole batch, first time ───▶ run again (in a fresh instance)
 //!  ├─ failed, several records ───────────▶ halves, the first one first
+//!  ├─ no instance, not for the first time ▶ stop
 //!  ├─ failed, one record, retries left ──▶ wait, run again
 //!  └─ failed, one record ────────────────▶ policy: skip, dead letter, or stop
 //! ```
@@ -199,6 +200,17 @@ impl Bisect {
         self.judge(part.start, error, judgement);
     }
 
+    /// No instance could be made. That is no record's fault: it is tried once more, and then nothing
+    /// is processed, whatever the policy says of records.
+    pub fn not_started(&mut self, error: GuestError) {
+        let Some(part) = self.todo.last().cloned() else { return };
+        if self.runs == 1 && !self.failed_whole {
+            self.failed_whole = true;
+            return;
+        }
+        self.judge(part.start, error, Judgement::Stop);
+    }
+
     /// The records that were not processed, by rising index. The last one is the one that stopped
     /// everything, if anything did.
     #[must_use]
@@ -341,6 +353,19 @@ mod tests {
         machine.failed(GuestError::Broken("a trap"));
         assert_eq!(machine.next(), Step::Done);
         assert_eq!(machine.into_judged()[0].judgement, Judgement::Stop);
+    }
+
+    /// Goal: a module that does not start is tried twice, and no record is blamed for it.
+    #[test]
+    fn a_module_that_does_not_start() {
+        let mut machine = Bisect::new(100, OnError::Skip);
+        for _ in 0..2 {
+            assert_eq!(machine.next(), Step::Run(0..100));
+            machine.not_started(GuestError::Broken("no instance"));
+        }
+        assert_eq!(machine.next(), Step::Done);
+        let judged = machine.into_judged();
+        assert_eq!((judged[0].index, judged[0].judgement), (0, Judgement::Stop));
     }
 
     proptest! {

@@ -332,7 +332,7 @@ pub struct Batch {
 
 impl Batch {
     /// Makes this the records `range` of `records`, with the columns `wanted`. Uses the memory
-    /// again that earlier batches took. Watermarks begin at and move `watermark`.
+    /// again that earlier batches took. Moves `watermark` on behind the last of these records.
     pub fn fill(
         &mut self,
         records: &Records,
@@ -345,12 +345,9 @@ impl Batch {
         let Some(first) = views.clone().next() else { return };
         self.base_offset = first.offset.0;
         let has = |column| wanted.contains(column);
-        if wanted == ColumnSet::default() {
-            self.count = u32::try_from(views.len()).unwrap_or(u32::MAX);
-            return;
-        }
         for view in &mut views {
             self.count += 1;
+            let at = watermark.advance(view.timestamp);
             if has(ColumnSet::TIMESTAMPS) {
                 self.timestamps.push(view.timestamp.0);
             }
@@ -364,7 +361,7 @@ impl Batch {
                 self.headers.push(view.headers());
             }
             if has(ColumnSet::WATERMARKS) {
-                self.watermarks.push(watermark.advance(view.timestamp).0);
+                self.watermarks.push(at.0);
             }
         }
         self.keys.finish();

@@ -4,7 +4,7 @@
 //! abandoned half-way. Making another costs some 50 µs.
 
 use crate::abi::{Description, Input, Kept, Outcome, Setting, Timers, Verdict};
-use crate::columns::{Batch, Column, ColumnSet, Watermark};
+use crate::columns::{Batch, Column, Watermark};
 use crate::engine::Engine;
 use crate::error::{GuestError, OutOfTime};
 use crate::guest::{Guest, LogLine};
@@ -188,12 +188,6 @@ impl Instance {
         }
         if let Some(batch) = Arc::get_mut(&mut self.batch) {
             batch.fill(part.records, part.range.clone(), wanted, watermark);
-        }
-        if !wanted.contains(ColumnSet::WATERMARKS) {
-            let records = part.records.iter().skip(part.range.start).take(part.range.len());
-            for record in records {
-                watermark.advance(record.timestamp);
-            }
         }
         self.batch.clone()
     }

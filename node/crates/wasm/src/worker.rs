@@ -40,7 +40,7 @@ pub struct Report {
     pub log: Vec<LogLine>,
     /// Lines that were dropped.
     pub log_dropped: u32,
-    /// CPU time, failed calls and new instances included.
+    /// CPU time of its calls, failed ones included.
     pub cpu: Duration,
     /// Calls of the module: 1 unless something failed.
     pub calls: u32,
@@ -123,7 +123,10 @@ impl Worker {
             let part = Part { records, range: range.clone(), topic: 0 };
             let called = match self.instance(&mut search.report).await {
                 Ok(instance) => instance.filter(&part).await,
-                Err(error) => Err(error),
+                Err(error) => {
+                    search.machine.not_started(error);
+                    continue;
+                }
             };
             self.account(&mut search.report);
             let Some(kept) = search.judge(called, |kept: &mut Kept| &mut kept.failures) else {
@@ -158,7 +161,10 @@ impl Worker {
             let topics = self.deployment.topics;
             let called = match self.instance(&mut search.report).await {
                 Ok(instance) => instance.process(&part, topics, watermark, &mut state).await,
-                Err(error) => Err(error),
+                Err(error) => {
+                    search.machine.not_started(error);
+                    continue;
+                }
             };
             self.account(&mut search.report);
             match search.judge(called, |(outcome, _)| &mut outcome.failures) {

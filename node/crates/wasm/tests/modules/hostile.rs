@@ -30,6 +30,14 @@ fn error(wat: &Wat<'_>) -> GuestError {
     filtered.report.judged[0].error.clone()
 }
 
+/// The error of a module of which there can be no instance: no record is blamed, all stops.
+fn start_error(wat: &Wat<'_>) -> GuestError {
+    let filtered = filter(wat);
+    let [judged] = &filtered.report.judged[..] else { panic!("{:?}", filtered.report) };
+    assert_eq!((judged.judgement, filtered.report.instances), (Judgement::Stop, 2));
+    judged.error.clone()
+}
+
 /// Goal: the stock module is a good one, so that what the tests replace is what fails.
 #[test]
 fn the_stock_module_works() {
@@ -69,7 +77,7 @@ fn memory_is_limited() {
 
 #[test]
 fn memory_that_is_declared_too_large_is_refused() {
-    let error = error(&Wat { memory: "1000", ..Wat::default() });
+    let error = start_error(&Wat { memory: "1000", ..Wat::default() });
     assert!(matches!(error, GuestError::Trapped { denied: Some(Denied::Memory { .. }), .. }));
 }
 
@@ -144,10 +152,10 @@ fn an_allocator_that_lies_or_loops_is_stopped() {
 
 #[test]
 fn a_module_that_fails_to_start_fails_its_batches() {
-    let trapped = error(&Wat { start: UNREACHABLE, ..Wat::default() });
+    let trapped = start_error(&Wat { start: UNREACHABLE, ..Wat::default() });
     assert!(matches!(trapped, GuestError::Trapped { .. }), "{trapped:?}");
-    let stopped = filter(&Wat { start: LOOP, ..Wat::default() });
-    assert!(matches!(stopped.report.judged[0].error, GuestError::Deadline { .. }));
+    let stopped = start_error(&Wat { start: LOOP, ..Wat::default() });
+    assert!(matches!(stopped, GuestError::Deadline { .. }), "{stopped:?}");
 }
 
 /// Goal: what runs before any of our calls is bounded too. Method: a WebAssembly start function.
