@@ -41,8 +41,8 @@ fn inspect() -> Result<()> {
     Ok(())
 }
 
-/// Goal: a module runs over a file; what comes out is compared with what was expected, and the first
-/// difference is shown.
+/// Goal: a module runs over a file; what comes out is compared with what was expected, and the
+/// first difference is shown.
 #[test]
 fn run_and_compare() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -2,8 +2,8 @@
 //!
 //! They need a compiler for WebAssembly. Rust's own has it as a target that rustup installs
 //! (`rustup target add wasm32-unknown-unknown`). Where rustup cannot fetch it, a distribution's
-//! compiler with its library sources and LLVM's linker do: Debian's packages rustc-web, rust-web-src
-//! and lld-19. The library is then built once, into `target/guest-sysroot-VERSION/`.
+//! compiler with its library sources and LLVM's linker do: Debian's packages rustc-web,
+//! rust-web-src and lld-19. The library is then built once, into `target/guest-sysroot-VERSION/`.
 //!
 //! Cargo knows when nothing changed, so this is quick when nothing did.
 
@@ -129,7 +129,9 @@ fn install_packages() -> Result<()> {
     println!("installing {}", PACKAGES.join(", "));
     let update = process::run(Command::new("apt-get").arg("update"));
     update.context("no package manager that could install a compiler for WebAssembly")?;
-    process::run(Command::new("apt-get").args(["install", "-y", "--no-install-recommends"]).args(PACKAGES))
+    process::run(
+        Command::new("apt-get").args(["install", "-y", "--no-install-recommends"]).args(PACKAGES),
+    )
 }
 
 /// Builds the standard library for modules. Without optimising across crates, and with bitcode: so

@@ -136,8 +136,8 @@ fn docs() -> Result<()> {
     process::run(build().args(args).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The tests run the modules that this builds. A machine of continuous integration gets the compiler
-/// that it lacks.
+/// The tests run the modules that this builds. A machine of continuous integration gets the
+/// compiler that it lacks.
 fn guests() -> Result<()> {
     let install = std::env::var_os("CI").is_some();
     guests::run(&if install { vec!["--install".to_owned()] } else { vec![] })

@@ -1,12 +1,13 @@
 //! Drops records that were seen before.
 //!
 //! A gateway that loses an acknowledgement sends again; two receivers hear the same radio packet.
-//! This passes on the first of equal records and drops the others, for as long as `within-s` seconds
-//! of event time. Records are equal if their keys and values are, or only one of these, as `by` says.
+//! This passes on the first of equal records and drops the others, for as long as `within-s`
+//! seconds of event time. Records are equal if their keys and values are, or only one of these, as
+//! `by` says.
 //!
-//! What was seen is kept as state, so it survives restarts; a timer removes it once its time is over,
-//! so it does not grow for ever. Late records are compared too, as far as the deployment's allowed
-//! lateness goes.
+//! What was seen is kept as state, so it survives restarts; a timer removes it once its time is
+//! over, so it does not grow for ever. Late records are compared too, as far as the deployment's
+//! allowed lateness goes.
 //!
 //! ```text
 //! weir module test dedup.wasm --input packets --param by=value --param within-s=60
@@ -36,7 +37,8 @@ impl Dedup {
         let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128;
         let mut mix = |byte: u8| {
             // FNV-1a with 128 bits.
-            hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+            hash =
+                (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
         };
         for (used, part) in [(self.by_key, record.key()), (self.by_value, record.value())] {
             let part = part.filter(|_| used);

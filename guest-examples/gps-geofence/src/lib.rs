@@ -1,8 +1,8 @@
 //! Cleans positions, and says when a device enters an area, stays in it, and leaves it.
 //!
 //! In: JSON objects with a latitude and a longitude, keyed by device, with the time of the fix as
-//! event time (`weir collect nmea` and `weir produce --key … --timestamp …` write such). Out, to the
-//! first topic: events such as
+//! event time (`weir collect nmea` and `weir produce --key … --timestamp …` write such). Out, to
+//! the first topic: events such as
 //!
 //! ```json
 //! {"device":"2619","event":"leave","area":"depot","lat":30.19,"lon":-97.77,"stayed_s":612}
@@ -10,12 +10,14 @@
 //!
 //! and, with a second topic, the positions that were found good, as they came.
 //!
-//! Dropped as impossible: positions without a fix, at 0/0, outside of the globe, older than the last
-//! one of the device, and those that the device could not have reached at `max-speed`. After
-//! `rejects` of the latter in a row, the next is believed: then it was the one before that was wrong.
+//! Dropped as impossible: positions without a fix, at 0/0, outside of the globe, older than the
+//! last one of the device, and those that the device could not have reached at `max-speed`. After
+//! `rejects` of the latter in a row, the next is believed: then it was the one before that was
+//! wrong.
 //!
 //! ```text
-//! weir module test gps_geofence.wasm --input buses.ndjson --key /vehicle_id --timestamp /timestamp \
+//! weir module test gps_geofence.wasm --input buses.ndjson --key /vehicle_id --timestamp /timestamp
+//! \
 //!     --param areas='depot:30.2653,-97.7497,400;airport:30.2021,-97.6680,2000'
 //! ```
 
@@ -146,7 +148,8 @@ impl Geofence {
             Value::String(text) => Ok(Some(text.parse::<f64>()?)),
             _ => Err(Error::msg(format_args!("{field} is not a number"))),
         };
-        let (Some(lat), Some(lon)) = (degrees(&self.params.lat)?, degrees(&self.params.lon)?) else {
+        let (Some(lat), Some(lon)) = (degrees(&self.params.lat)?, degrees(&self.params.lon)?)
+        else {
             return Ok(None);
         };
         let on_globe = lat.abs() <= 90.0 && lon.abs() <= 180.0;
@@ -217,8 +220,8 @@ impl Device {
         Device { last, time_ms, rejects: 0, inside: vec![None; areas] }
     }
 
-    /// Little-endian: latitude, longitude, time, rejects; for each area the time of entering, or the
-    /// smallest there is, and whether the stay was reported.
+    /// Little-endian: latitude, longitude, time, rejects; for each area the time of entering, or
+    /// the smallest there is, and whether the stay was reported.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(28 + 9 * self.inside.len());
         bytes.extend(self.last.lat.to_le_bytes());
@@ -240,10 +243,8 @@ impl Device {
             return None;
         }
         let eight = |at: usize| fixed[at..at + 8].try_into().ok();
-        let last = Position {
-            lat: f64::from_le_bytes(eight(0)?),
-            lon: f64::from_le_bytes(eight(8)?),
-        };
+        let last =
+            Position { lat: f64::from_le_bytes(eight(0)?), lon: f64::from_le_bytes(eight(8)?) };
         let inside = rest.chunks_exact(9).map(|area| {
             let since = i64::from_le_bytes(area[..8].try_into().ok()?);
             (since != i64::MIN).then_some((since, area[8] == 1))

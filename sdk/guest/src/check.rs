@@ -13,8 +13,8 @@ pub trait ProduceCheck: Sized + 'static {
     type Params: Params;
     /// One sentence: what it does.
     const ABOUT: &'static str;
-    /// Parts of records that [`ProduceCheck::check`] looks at. A module that rewrites values of only
-    /// some records needs [`Columns::VALUES`].
+    /// Parts of records that [`ProduceCheck::check`] looks at. A module that rewrites values of
+    /// only some records needs [`Columns::VALUES`].
     const COLUMNS: Columns = Columns::VALUES;
 
     /// Makes the check. Called once in each instance.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// What went wrong with a record, or with a deployment's parameters. Made from any error by `?`, and
-/// from text by [`Error::msg`], [`bail!`](crate::bail) and [`ensure!`](crate::ensure).
+/// What went wrong with a record, or with a deployment's parameters. Made from any error by `?`,
+/// and from text by [`Error::msg`], [`bail!`](crate::bail) and [`ensure!`](crate::ensure).
 pub struct Error(String);
 
 /// A result whose error is a message.

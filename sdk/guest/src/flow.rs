@@ -9,8 +9,8 @@ use crate::record::{Columns, Record};
 use crate::state::{Keys, State, flow_columns};
 use crate::timers::{Timer, Timers};
 
-/// Makes records out of records, exactly once: what is sent, state and timers become durable together
-/// with the position behind the records, or not at all.
+/// Makes records out of records, exactly once: what is sent, state and timers become durable
+/// together with the position behind the records, or not at all.
 pub trait Transform: Sized + 'static {
     /// What a deployment is told; see [`params!`](crate::params!).
     type Params: Params;
@@ -122,7 +122,8 @@ impl Context<'_> {
         &mut self.call.state
     }
 
-    /// Sets the timer of this key, in place of an earlier one. In milliseconds since the Unix epoch.
+    /// Sets the timer of this key, in place of an earlier one. In milliseconds since the Unix
+    /// epoch.
     pub fn set_timer(&mut self, key: impl AsRef<[u8]>, time: i64) {
         self.call.timers.change(key.as_ref(), Some(time));
     }
@@ -226,7 +227,12 @@ fn fire<F: Flow>(flow: &mut F, call: &mut Call) -> Result<()> {
 macro_rules! export_transform {
     ($transform:ty) => {
         $crate::__flow!(
-            $transform, Transform, process, transform, transform, transforming,
+            $transform,
+            Transform,
+            process,
+            transform,
+            transform,
+            transforming,
             export_transform
         );
     };
@@ -237,7 +243,13 @@ macro_rules! export_transform {
 macro_rules! export_consumer {
     ($consumer:ty) => {
         $crate::__flow!(
-            $consumer, Consumer, consume, consume, consumer, consuming, export_consumer
+            $consumer,
+            Consumer,
+            consume,
+            consume,
+            consumer,
+            consuming,
+            export_consumer
         );
     };
 }
@@ -284,7 +296,8 @@ macro_rules! __flow {
             impl $crate::bindings::$world::exports::weir::module::$interface::Guest for Module {
                 fn $function(
                     input: $crate::bindings::transform::weir::module::flow::Input,
-                ) -> Result<$crate::bindings::transform::weir::module::flow::Outcome, String> {
+                ) -> Result<$crate::bindings::transform::weir::module::flow::Outcome, String>
+                {
                     with(|module| $crate::glue::process(module, input))
                 }
             }

@@ -32,8 +32,8 @@
 //! ```
 //!
 //! Build it with `cargo build --release --target wasm32-unknown-unknown`, try it with
-//! `weir module test`. `docs/modules.md` has the whole story, `guest-examples/` has modules to begin
-//! from, and `wit/` says what holds for modules of any language.
+//! `weir module test`. `docs/modules.md` has the whole story, `guest-examples/` has modules to
+//! begin from, and `wit/` says what holds for modules of any language.
 //!
 //! - [`Filter`], [`Transform`], [`Consumer`], [`ProduceCheck`]: one trait for each world, one macro
 //!   to export it.
@@ -76,15 +76,18 @@ pub mod prelude {
 
 /// Bindings of the interfaces in `wit/`. For the macros.
 ///
-/// A part for each interface, not for each world: what all worlds export must be generated once. The
-/// tool that makes a component adds up the parts that a module exports, which makes its world.
+/// A part for each interface, not for each world: what all worlds export must be generated once.
+/// The tool that makes a component adds up the parts that a module exports, which makes its world.
 #[doc(hidden)]
 pub mod bindings {
     /// What all worlds have.
     pub mod base {
         wit_bindgen::generate!({
             path: "../../wit",
-            inline: "package weir:sdk; world base { import weir:module/log@1.0.0; export weir:module/lifecycle@1.0.0; }",
+            inline: "package weir:sdk; world base {
+                import weir:module/log@1.0.0;
+                export weir:module/lifecycle@1.0.0;
+            }",
             world: "weir:sdk/base",
             pub_export_macro: true,
             export_macro_name: "export_base",
@@ -113,7 +116,10 @@ pub mod bindings {
     pub mod transform {
         wit_bindgen::generate!({
             path: "../../wit",
-            inline: "package weir:sdk; world transform { import weir:module/state@1.0.0; export weir:module/transforming@1.0.0; }",
+            inline: "package weir:sdk; world transform {
+                import weir:module/state@1.0.0;
+                export weir:module/transforming@1.0.0;
+            }",
             world: "weir:sdk/transform",
             pub_export_macro: true,
             export_macro_name: "export_transform",
@@ -129,7 +135,10 @@ pub mod bindings {
     pub mod consumer {
         wit_bindgen::generate!({
             path: "../../wit",
-            inline: "package weir:sdk; world consumer { import weir:module/state@1.0.0; export weir:module/consuming@1.0.0; }",
+            inline: "package weir:sdk; world consumer {
+                import weir:module/state@1.0.0;
+                export weir:module/consuming@1.0.0;
+            }",
             world: "weir:sdk/consumer",
             pub_export_macro: true,
             export_macro_name: "export_consumer",

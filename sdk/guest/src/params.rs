@@ -123,10 +123,7 @@ pub fn read<P: Params>(mut settings: Vec<Setting>) -> Result<P> {
 
 /// Reads one parameter. For the macro.
 #[doc(hidden)]
-pub fn one<T: ParamType>(
-    name: &str,
-    given: &mut dyn FnMut(&str) -> Option<Value>,
-) -> Result<T> {
+pub fn one<T: ParamType>(name: &str, given: &mut dyn FnMut(&str) -> Option<Value>) -> Result<T> {
     let name = name.replace('_', "-");
     T::from_value(given(&name))
         .ok_or_else(|| Error::msg(format_args!("parameter {name} is missing or out of range")))

@@ -124,7 +124,8 @@ impl<'a> Record<'a> {
         let headers = &self.batch.headers;
         let span = span(&headers.ends, self.index).unwrap_or(0..0);
         span.map(move |at| {
-            let name = self::span(&headers.names.ends, at).and_then(|at| headers.names.bytes.get(at));
+            let name =
+                self::span(&headers.names.ends, at).and_then(|at| headers.names.bytes.get(at));
             let name = std::str::from_utf8(name.unwrap_or_default()).unwrap_or_default();
             Header { name, value: get(&headers.values, at) }
         })

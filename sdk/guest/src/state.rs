@@ -1,5 +1,5 @@
-//! Keyed state, as records see it: one key at a time. Underneath, one call fetches many keys and one
-//! writes them all.
+//! Keyed state, as records see it: one key at a time. Underneath, one call fetches many keys and
+//! one writes them all.
 
 use crate::bindings::transform::weir::module::state as host;
 use crate::bindings::types::Column;

@@ -167,13 +167,13 @@ fn check_unsafe(files: &Files, manifest: &toml::Table) -> Faults {
     let (path, file) = UNSAFE;
     let mut faults = Faults::new();
     let root = files.get("Cargo.toml").and_then(|text| text.parse::<toml::Table>().ok());
-    let mut wanted =
-        root.as_ref().and_then(|root| root.get("workspace")?.get("lints")).cloned();
+    let mut wanted = root.as_ref().and_then(|root| root.get("workspace")?.get("lints")).cloned();
     if let Some(rust) = wanted.as_mut().and_then(|lints| lints.get_mut("rust")?.as_table_mut()) {
         rust.insert("unsafe_code".into(), "deny".into());
     }
     if wanted.is_some() && manifest.get("lints") != wanted.as_ref() {
-        faults.push(format!("{path}: [lints] must be the workspace's, with unsafe_code = \"deny\""));
+        faults
+            .push(format!("{path}: [lints] must be the workspace's, with unsafe_code = \"deny\""));
     }
     for (name, text) in files.iter().filter(|(name, _)| name.starts_with("node/crates/wasm/")) {
         let allowed = usize::from(name == file);

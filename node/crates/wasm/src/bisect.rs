@@ -16,8 +16,8 @@
 //! lies in front of a part was kept or judged before the part is run. So state that a part sees is
 //! the state that its records would have seen one by one.
 //!
-//! A call that traps costs `log2(records)` further calls for each bad record. A batch of nothing but
-//! bad records is bounded by [`BATCH_RUNS_MAX`].
+//! A call that traps costs `log2(records)` further calls for each bad record. A batch of nothing
+//! but bad records is bounded by [`BATCH_RUNS_MAX`].
 
 use crate::abi::Failure;
 use crate::error::GuestError;
@@ -141,8 +141,8 @@ impl Bisect {
         Step::Run(part)
     }
 
-    /// The call returned. `failures` are records that the module itself could not process, by rising
-    /// index, counted from the begin of the part.
+    /// The call returned. `failures` are records that the module itself could not process, by
+    /// rising index, counted from the begin of the part.
     pub fn succeeded(&mut self, failures: Vec<Failure>) -> Use {
         let Some(part) = self.todo.pop() else { return Use::Drop };
         let keeps = matches!(self.policy, OnError::Skip | OnError::DeadLetter);
@@ -200,8 +200,8 @@ impl Bisect {
         self.judge(part.start, error, judgement);
     }
 
-    /// No instance could be made. That is no record's fault: it is tried once more, and then nothing
-    /// is processed, whatever the policy says of records.
+    /// No instance could be made. That is no record's fault: it is tried once more, and then
+    /// nothing is processed, whatever the policy says of records.
     pub fn not_started(&mut self, error: GuestError) {
         let Some(part) = self.todo.last().cloned() else { return };
         if self.runs == 1 && !self.failed_whole {

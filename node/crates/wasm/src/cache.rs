@@ -21,8 +21,8 @@ use crate::limits::COMPILED_BYTES_MAX;
 use crate::load::Sealed;
 use crate::upload::ModuleHash;
 use bytes::Bytes;
-use ring::{digest, hmac};
 use ring::rand::{SecureRandom, SystemRandom};
+use ring::{digest, hmac};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,8 +53,8 @@ pub struct Cache {
 
 impl Cache {
     /// Opens the cache in `dir`, which is made if it is missing. `secret_file` holds this node's
-    /// secret and is made, readable by its owner alone, if it is missing; a cache without its secret
-    /// is an empty cache.
+    /// secret and is made, readable by its owner alone, if it is missing; a cache without its
+    /// secret is an empty cache.
     ///
     /// # Errors
     /// If the folder or the secret cannot be made or read.

@@ -34,7 +34,8 @@ impl Engine {
     /// If this machine's processor is not supported, or a thread cannot be had.
     pub fn new() -> Result<Engine, EngineError> {
         let failed = |reason: String| EngineError { reason };
-        let wasm = wasmtime::Engine::new(&config()).map_err(|error| failed(format!("{error:#}")))?;
+        let wasm =
+            wasmtime::Engine::new(&config()).map_err(|error| failed(format!("{error:#}")))?;
         let ticker = Ticker::start(wasm.clone()).map_err(|error| failed(error.to_string()))?;
         Ok(Engine { wasm, ticker: Arc::new(ticker) })
     }
@@ -185,8 +186,8 @@ impl Hasher for Fnv {
 mod tests {
     use super::*;
 
-    /// Goal: the epoch moves while a guest runs and stands still otherwise. Method: the ticker's own
-    /// state, since a thread that does nothing cannot be seen.
+    /// Goal: the epoch moves while a guest runs and stands still otherwise. Method: the ticker's
+    /// own state, since a thread that does nothing cannot be seen.
     #[test]
     fn the_ticker_sleeps_when_no_guest_runs() {
         let engine = Engine::new().unwrap();

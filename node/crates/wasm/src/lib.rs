@@ -7,8 +7,8 @@
 //! - [`upload`]: is this file a module, and of which world?
 //! - [`compile`], [`cache`]: to machine code, once for each node.
 //! - [`Module`], [`Instance`]: one module, one instance of it for a deployment and partition.
-//! - [`Worker`], [`Runner`]: batches through an instance, bad records looked for; on threads of their
-//!   own.
+//! - [`Worker`], [`Runner`]: batches through an instance, bad records looked for; on threads of
+//!   their own.
 //!
 //! Pure, and tested without an engine: [`bisect`], [`columns`], [`output`], [`state`],
 //! [`params`].

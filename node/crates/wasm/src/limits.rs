@@ -91,10 +91,8 @@ impl GuestLimits {
     };
 
     /// Of a module in the path of producers, who wait for it.
-    pub const PRODUCE: GuestLimits = GuestLimits {
-        cpu_per_call: Duration::from_millis(100),
-        ..GuestLimits::DEFAULT
-    };
+    pub const PRODUCE: GuestLimits =
+        GuestLimits { cpu_per_call: Duration::from_millis(100), ..GuestLimits::DEFAULT };
 
     /// The most that a deployment may ask for.
     pub const CAPS: GuestLimits = GuestLimits {

@@ -1,8 +1,8 @@
 //! The one place of the workspace where unsafe code is allowed: loading machine code.
 //!
-//! `Component::deserialize` is unsafe since it takes its input's word for everything: bytes that the
-//! engine did not write are executed all the same. So nothing comes here but a [`Sealed`], and those
-//! are made in two ways only: from what this process's own compiler returned
+//! `Component::deserialize` is unsafe since it takes its input's word for everything: bytes that
+//! the engine did not write are executed all the same. So nothing comes here but a [`Sealed`], and
+//! those are made in two ways only: from what this process's own compiler returned
 //! ([`Sealed::compiled_here`]), and from a cache entry whose keyed hash, under a secret of this
 //! node, is right ([`crate::cache`]). `docs/adr/0003-module-cache.md` says what that is worth.
 
@@ -41,9 +41,9 @@ impl Sealed {
         // SAFETY: `deserialize` wants bytes that `precompile_component` or `serialize` returned,
         // unmodified since. A `Sealed` is made in two places: from the return value of
         // `precompile_component`, and from bytes whose HMAC-SHA-256 under this node's secret was
-        // verified after they were read into the memory that is passed here, so that a change of the
-        // file under us cannot matter. Bytes of another version or of other settings are refused by
-        // the call itself.
+        // verified after they were read into the memory that is passed here, so that a change of
+        // the file under us cannot matter. Bytes of another version or of other settings are
+        // refused by the call itself.
         let loaded = unsafe { Component::deserialize(&engine.wasm, &self.code) };
         loaded.map_err(|error| EngineError { reason: format!("{error:#}") })
     }

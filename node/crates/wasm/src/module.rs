@@ -75,8 +75,8 @@ pub(crate) type CheckCall = TypedFunc<(Arc<Batch>,), (Result<Verdict, String>,)>
 pub(crate) type Migrate = TypedFunc<(u32, Column, Column), (Result<Entries, String>,)>;
 
 impl Module {
-    /// Makes a module of a checked upload: takes it from the cache, or compiles it and puts it there;
-    /// then links it, and asks it to describe itself. Blocks while it compiles.
+    /// Makes a module of a checked upload: takes it from the cache, or compiles it and puts it
+    /// there; then links it, and asks it to describe itself. Blocks while it compiles.
     ///
     /// # Errors
     /// If it does not compile within the limits, or is not what its world asks for.

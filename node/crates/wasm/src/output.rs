@@ -235,8 +235,7 @@ fn check_outputs(
     if last.is_some_and(|last| last as usize >= count.max(1)) {
         return Err(GuestError::Broken("a source of an output that is not in the batch"));
     }
-    if outputs.topics.iter().any(|topic| *topic as usize >= topics)
-        || (records > 0 && topics == 0)
+    if outputs.topics.iter().any(|topic| *topic as usize >= topics) || (records > 0 && topics == 0)
     {
         return Err(GuestError::Broken("an output for a topic that it was not given"));
     }

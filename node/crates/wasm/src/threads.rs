@@ -105,8 +105,8 @@ impl Drop for GuestThread {
     }
 }
 
-/// One deployment in one partition, running on a thread for guests. Batches are taken one at a time;
-/// further ones wait with their callers.
+/// One deployment in one partition, running on a thread for guests. Batches are taken one at a
+/// time; further ones wait with their callers.
 #[derive(Clone, Debug)]
 pub struct Runner {
     jobs: mpsc::Sender<Job>,

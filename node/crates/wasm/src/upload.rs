@@ -323,8 +323,9 @@ struct Outline {
 
 impl Outline {
     fn of(component: &[u8]) -> Result<Outline, UploadError> {
-        let invalid =
-            |error: wasmparser::BinaryReaderError| UploadError::Invalid { reason: error.to_string() };
+        let invalid = |error: wasmparser::BinaryReaderError| UploadError::Invalid {
+            reason: error.to_string(),
+        };
         let mut outline = Outline::default();
         let mut depth = 0usize;
         for payload in Parser::new(0).parse_all(component) {
@@ -367,16 +368,14 @@ impl Outline {
         for name in ours {
             check_version(name)?;
         }
-        let exports = |interface: &str| {
-            self.exports.iter().any(|name| interface_of(name) == Some(interface))
-        };
+        let exports =
+            |interface: &str| self.exports.iter().any(|name| interface_of(name) == Some(interface));
         let mut worlds = World::ALL.into_iter().filter(|world| exports(world.interface()));
         match (worlds.next(), worlds.next(), exports("lifecycle")) {
             (Some(world), None, true) => Ok(world),
             _ => {
                 let names: Vec<&str> = self.exports.iter().map(String::as_str).collect();
-                let found =
-                    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+                let found = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
                 Err(UploadError::World { found })
             }
         }

@@ -97,8 +97,8 @@ pub struct Work {
     pub state: Arc<dyn StateView>,
 }
 
-/// Runs one deployment in one partition. Belongs on a thread for guests: its calls block that thread
-/// for up to a tick at a time.
+/// Runs one deployment in one partition. Belongs on a thread for guests: its calls block that
+/// thread for up to a tick at a time.
 pub struct Worker {
     deployment: Deployment,
     instance: Option<Instance>,

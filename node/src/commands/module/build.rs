@@ -70,9 +70,8 @@ fn cargo_build(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
                 .next("install Rust: https://rustup.rs")
         })?;
     if !output.status.success() {
-        return Err(Failure::new(Exit::Error, "the module does not build").next(format!(
-            "if it is the target that is missing: `rustup target add {TARGET}`"
-        )));
+        return Err(Failure::new(Exit::Error, "the module does not build")
+            .next(format!("if it is the target that is missing: `rustup target add {TARGET}`")));
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

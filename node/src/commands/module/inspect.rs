@@ -107,11 +107,7 @@ fn limits_text(limits: &GuestLimits) -> String {
     )
 }
 
-fn as_json(
-    upload: &Upload,
-    description: &Description,
-    limits: &GuestLimits,
-) -> serde_json::Value {
+fn as_json(upload: &Upload, description: &Description, limits: &GuestLimits) -> serde_json::Value {
     let value = |value: &ParameterValue| match value {
         ParameterValue::Text(text) => json!(text),
         ParameterValue::Integer(integer) => json!(integer),
@@ -137,7 +133,8 @@ fn as_json(
         "state_schema": description.state_schema, "migrates": upload.migrates,
         "limits": {
             "memory_bytes": limits.memory_bytes, "table_entries": limits.table_entries,
-            "instances": limits.instances, "cpu_per_call_ms": limits.cpu_per_call.as_millis() as u64,
+            "instances": limits.instances,
+            "cpu_per_call_ms": limits.cpu_per_call.as_millis() as u64,
             "output_bytes": limits.output_bytes, "output_records": limits.output_records,
             "state_bytes": limits.state_bytes, "log_lines": limits.log_lines,
         },

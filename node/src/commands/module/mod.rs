@@ -54,9 +54,8 @@ fn read(path: &Path) -> Result<Upload, Failure> {
     let failed = |what: &dyn std::fmt::Display| {
         Failure::new(Exit::Refused, format!("{}: {what}", path.display()))
     };
-    let bytes = std::fs::read(path).map_err(|error| {
-        Failure::new(Exit::Error, format!("{}: {error}", path.display()))
-    })?;
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::new(Exit::Error, format!("{}: {error}", path.display())))?;
     Upload::of_file(bytes.into()).map_err(|error| failed(&error))
 }
 

@@ -15,7 +15,8 @@ Examples:
   weir module new filter hot-only
   weir module new transform fahrenheit
 
-Makes a folder NAME with a Cargo project that builds and works as it is, and a copy of the guest SDK.
+Makes a folder NAME with a Cargo project that builds and works as it is, and a copy of the guest
+SDK.
 Then: cd NAME && weir module build && weir module test NAME.wasm --input FILE")]
 pub struct Args {
     /// What it is for

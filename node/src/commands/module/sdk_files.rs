@@ -1,5 +1,5 @@
-//! The guest SDK and its WIT, as this program was built with them: a new project gets a copy, so that
-//! it builds without a registry and fits this node.
+//! The guest SDK and its WIT, as this program was built with them: a new project gets a copy, so
+//! that it builds without a registry and fits this node.
 
 /// The files of the SDK: where they go in a project, and what is in them.
 pub const FILES: &[(&str, &str)] = &[
@@ -24,7 +24,9 @@ pub const FILES: &[(&str, &str)] = &[
 pub fn standalone(text: &str) -> String {
     text.replace("path: \"../../wit\"", "path: \"wit\"")
         .lines()
-        .filter(|line| !line.starts_with("workspace = ") && !line.starts_with("# Modules are built"))
+        .filter(|line| {
+            !line.starts_with("workspace = ") && !line.starts_with("# Modules are built")
+        })
         .flat_map(|line| [line, "\n"])
         .collect()
 }

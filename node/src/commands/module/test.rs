@@ -31,9 +31,9 @@ Examples:
       --time-pointer /timestamp --param areas='depot:30.2653,-97.7497,400' --expect events.ndjson
   weir module test dedup.wasm --input packets --param by=value --fire-timers
 
-Values of the records that come out go to stdout, one a line; with several output topics, the topic's
-number and a tab stand in front. Everything else goes to stderr. Records without a time get 0, 1000,
-2000 ms and so on, so that a run gives the same bytes whenever it is repeated.")]
+Values of the records that come out go to stdout, one a line; with several output topics, the
+topic's number and a tab stand in front. Everything else goes to stderr. Records without a time get
+0, 1000, 2000 ms and so on, so that a run gives the same bytes whenever it is repeated.")]
 pub struct Args {
     /// The module: a component, or a core module with embedded WIT
     file: PathBuf,
@@ -82,7 +82,8 @@ enum OnErrorArg {
 
 fn parse_param(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    let (name, value) = pair.ok_or_else(|| format!("`{text}` is no parameter: write name=value"))?;
+    let (name, value) =
+        pair.ok_or_else(|| format!("`{text}` is no parameter: write name=value"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -350,8 +351,11 @@ impl Run<'_> {
             );
         }
         if totals.stopped {
-            return Err(Failure::new(Exit::Error, "the module stopped at a record it cannot process")
-                .next("--on-error skip goes on behind it"));
+            return Err(Failure::new(
+                Exit::Error,
+                "the module stopped at a record it cannot process",
+            )
+            .next("--on-error skip goes on behind it"));
         }
         self.compare()
     }
@@ -367,7 +371,8 @@ impl Run<'_> {
         }
         let (have, want) = (lines(&self.all), lines(&expected));
         let same = have.iter().zip(&want).take_while(|(have, want)| have == want).count();
-        let mut text = format!("--- {}\n+++ what came out\n@@ line {} @@\n", path.display(), same + 1);
+        let mut text =
+            format!("--- {}\n+++ what came out\n@@ line {} @@\n", path.display(), same + 1);
         want.iter().skip(same).take(5).for_each(|line| text += &format!("-{line}\n"));
         have.iter().skip(same).take(5).for_each(|line| text += &format!("+{line}\n"));
         output::print(&text)?;

@@ -49,6 +49,7 @@ fn column(input: &[u8]) -> Option<NullableColumn> {
     let (ends, nulls, rest) = (*input.first()? as usize, *input.get(1)? as usize, &input[2..]);
     let (ends, rest) = rest.split_at_checked(ends * 4)?;
     let (nulls, bytes) = rest.split_at_checked(nulls)?;
-    let ends = ends.chunks_exact(4).filter_map(|end| Some(u32::from_le_bytes(end.try_into().ok()?)));
+    let ends =
+        ends.chunks_exact(4).filter_map(|end| Some(u32::from_le_bytes(end.try_into().ok()?)));
     Some(NullableColumn { ends: ends.collect(), bytes: bytes.to_vec(), nulls: nulls.to_vec() })
 }

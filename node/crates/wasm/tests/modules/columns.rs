@@ -105,8 +105,8 @@ proptest! {
         }
     }
 
-    /// Goal: a batch sees its own changes over the stored state; what a failed call changed is gone;
-    /// what comes out, applied to the stored state, is what a plain map would hold.
+    /// Goal: a batch sees its own changes over the stored state; what a failed call changed is
+    /// gone; what comes out, applied to the stored state, is what a plain map would hold.
     #[test]
     fn state_is_a_map(
         stored in btree_map(key(), key(), 0..12),
@@ -132,7 +132,8 @@ proptest! {
                     }
                 }
             }
-            let keys: Vec<&String> = changes.iter().map(|(key, _)| key).chain(stored.keys()).collect();
+            let changed = changes.iter().map(|(key, _)| key);
+            let keys: Vec<&String> = changed.chain(stored.keys()).collect();
             let values = state.get_many(&column(keys.iter().copied()));
             for (key, value) in keys.iter().zip(values.iter()) {
                 prop_assert_eq!(value, now.get(key.as_bytes()).map(AsRef::as_ref));
@@ -185,8 +186,7 @@ fn scan_model(model: &BTreeMap<Bytes, Bytes>, prefix: &[u8]) -> Vec<(Vec<u8>, Ve
 #[test]
 fn faults_of_columns() {
     let check = |ends: &[u32], bytes: &[u8], nulls: &[u8], count| {
-        let column =
-            NullableColumn { ends: ends.into(), bytes: bytes.into(), nulls: nulls.into() };
+        let column = NullableColumn { ends: ends.into(), bytes: bytes.into(), nulls: nulls.into() };
         column.check(count)
     };
     assert_eq!(check(&[1, 1, 3], b"abc", &[0b010], 3), Ok(()));

@@ -220,8 +220,9 @@ fn a_log_line_outside_of_memory_is_refused() {
 /// Method: a filter that traps on values that begin with `x` and keeps the rest.
 #[test]
 fn the_bad_record_is_found() {
-    // In memory, a batch is: count at 0, base offset at 8, offset deltas at 16, timestamps at 24, the
-    // three lists of keys from 32, those of values from 56. So the values' bytes are told at 64.
+    // In memory, a batch is: count at 0, base offset at 8, offset deltas at 16, timestamps at 24,
+    // the three lists of keys from 32, those of values from 56. So the values' bytes are told at
+    // 64.
     let items = "(func $judge (param $batch i32)
         (local $at i32) (local $end i32)
         (local.set $at (i32.load offset=64 (local.get $batch)))

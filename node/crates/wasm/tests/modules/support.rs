@@ -28,8 +28,8 @@ pub fn root() -> PathBuf {
 /// A filter in WebAssembly text. It looks at values and keeps nothing, unless parts of it are
 /// replaced.
 ///
-/// A result at 1024 is `result<kept, string>`: 0 for ok, then at 1028 the bits (address, length) and
-/// at 1036 the failures.
+/// A result at 1024 is `result<kept, string>`: 0 for ok, then at 1028 the bits (address, length)
+/// and at 1036 the failures.
 pub struct Wat<'a> {
     /// Further definitions.
     pub items: &'a str,
