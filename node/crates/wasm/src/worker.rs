@@ -2,10 +2,10 @@
 //! records, and puts the parts of a batch together again.
 
 use crate::abi::{Failure, Kept, Setting, Verdict};
-use crate::bisect::{Bisect, Judged, OnError, Step, Use};
+use crate::bisect::{Bisect, Judged, Judgement, OnError, Step, Use};
 use crate::columns::{Watermark, bit};
 use crate::error::GuestError;
-use crate::guest::LogLine;
+use crate::guest::{LogLine, cut};
 use crate::instance::{Instance, Part};
 use crate::limits::GuestLimits;
 use crate::module::Module;
@@ -48,6 +48,14 @@ pub struct Report {
     pub instances: u32,
     /// Linear memory of the instance at the end, in bytes.
     pub memory_bytes: usize,
+}
+
+impl Report {
+    /// The record at which everything stopped: it and what lies behind it were not processed.
+    #[must_use]
+    pub fn stopped_at(&self) -> Option<&Judged> {
+        self.judged.last().filter(|judged| judged.judgement == Judgement::Stop)
+    }
 }
 
 /// What a filter made of a batch.
@@ -203,7 +211,10 @@ impl Worker {
             self.account(&mut report);
             attempt += 1;
             match called {
-                Ok(verdict) => return Ok(Checked { verdict, report }),
+                Ok(mut verdict) => {
+                    verdict.rejected.iter_mut().for_each(|failure| cut(&mut failure.message));
+                    return Ok(Checked { verdict, report });
+                }
                 Err(error) if attempt == 2 => return Err(error),
                 Err(_) => self.instance = None,
             }

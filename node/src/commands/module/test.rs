@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, PushError, RecordBatch, Records};
 use weir_core::{LeaderEpoch, Offset, ProducerId, TimestampMs};
-use weir_wasm::bisect::{Judgement, OnError};
+use weir_wasm::bisect::OnError;
 use weir_wasm::columns::{Watermark, bit};
 use weir_wasm::state::MemoryState;
-use weir_wasm::{Deployment, GuestError, GuestThreads, Report, Runner, Work, World};
+use weir_wasm::{Deployment, GuestThreads, Report, Runner, Work, World};
 
 /// Failed records that are shown one by one.
 const FAILURES_SHOWN: usize = 10;
@@ -279,9 +279,8 @@ impl Run<'_> {
                 text += &format!("\n    in {frame}");
             }
             self.failure(first.0 + i64::from(judged.index), &text);
-            let hopeless = judged.error == GuestError::TooManyRuns;
-            self.totals.stopped |= judged.judgement == Judgement::Stop || hopeless;
         }
+        self.totals.stopped |= report.stopped_at().is_some();
         for line in &report.log {
             let level = format!("{:?}", line.level).to_lowercase();
             eprintln!("[{level}] {}", line.message);
@@ -382,5 +381,6 @@ impl Run<'_> {
 }
 
 fn lines(bytes: &[u8]) -> Vec<std::borrow::Cow<'_, str>> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     bytes.split(|byte| *byte == b'\n').map(String::from_utf8_lossy).collect()
 }
