@@ -114,6 +114,8 @@ pub enum Command {
     /// Show, move and delete the stored positions of consumer groups
     #[command(subcommand)]
     Group(commands::group::Command),
+    /// Write, try and inspect modules: filters, transforms and consumers in WebAssembly
+    Module(commands::module::Args),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
     /// Run a node, collect real data and show it live; ends by itself
@@ -181,6 +183,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Consume(args) => commands::consume::run(args, globals).await,
             Command::Collect(args) => commands::collect::run(args, globals).await,
             Command::Group(command) => commands::group::run(command, globals).await,
+            Command::Module(args) => commands::module::run(args, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,

@@ -6,6 +6,7 @@
 mod archive;
 mod dist;
 mod golden;
+mod guests;
 mod policy;
 mod process;
 mod sha256;
@@ -29,6 +30,8 @@ Usage: cargo xtask VERB [OPTIONS]
                               the style and the documents are checked by code; --bless records
                               what may be recorded: shorter files, formats whose document changed
   licences                    licences, bans and sources of all dependencies, against deny.toml
+  guests [--install]          build the modules of guest-examples/ to target/guests/; --install
+                              fetches a compiler for WebAssembly where there is none
   fuzz [TARGET] [--seconds N] [--seed N] [--iterations N] [--list]
                               mutate inputs of one decoder, or of all of them in turn (60 s)
   bench [NAME]                micro benches of the codec and the log
@@ -58,6 +61,7 @@ fn run(args: &[String]) -> Result<()> {
         "test" => test::run(rest),
         "tidy" => tidy::run(rest),
         "licences" | "licenses" => policy::run(rest),
+        "guests" => guests::run(rest),
         "fuzz" => verbs::fuzz(rest),
         "bench" => verbs::bench(rest),
         "dist" => dist::run(rest),

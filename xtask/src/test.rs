@@ -4,7 +4,7 @@
 //! that a slow one is noticed.
 
 use crate::process::{self, cargo};
-use crate::{dist, policy, tidy, workspace};
+use crate::{dist, guests, policy, tidy, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     Step { name: "licences", about: "licences, bans and sources of packages", run: licences },
     Step { name: "clippy", about: "no warning, in any target", run: clippy },
     Step { name: "docs", about: "rustdoc without warnings", run: docs },
+    Step { name: "guests", about: "the example modules build for WebAssembly", run: guests },
     Step { name: "tests", about: "unit to end-to-end, bounded fuzzing, examples", run: tests },
     Step { name: "doctests", about: "examples in documentation", run: doctests },
     Step { name: "dist", about: "package, install to a scratch folder, run", run: try_dist },
@@ -133,6 +134,13 @@ fn clippy() -> Result<()> {
 fn docs() -> Result<()> {
     let args = ["doc", "--workspace", "--no-deps", "--document-private-items"];
     process::run(build().args(args).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// The tests run the modules that this builds. A machine of continuous integration gets the
+/// compiler that it lacks.
+fn guests() -> Result<()> {
+    let install = std::env::var_os("CI").is_some();
+    guests::run(&if install { vec!["--install".to_owned()] } else { vec![] })
 }
 
 /// Examples are compiled here too; bounded fuzzing is tests of `weir-fuzz`.

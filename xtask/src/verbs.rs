@@ -19,7 +19,7 @@ pub fn fuzz(args: &[String]) -> Result<()> {
 pub fn bench(args: &[String]) -> Result<()> {
     ensure!(args.len() <= 1, "bench takes at most one name");
     let mut command = process::cargo();
-    command.args(["bench", "-p", "weir-core", "-p", "weir-log", "--benches"]);
+    command.args(["bench", "-p", "weir-core", "-p", "weir-log", "-p", "weir-wasm", "--benches"]);
     if let [name] = args {
         command.arg("--").arg(name);
     }

@@ -8,6 +8,7 @@ pub mod consume;
 pub mod demo;
 pub mod figures;
 pub mod group;
+pub mod module;
 pub mod node;
 pub mod produce;
 pub mod repair;

@@ -10,18 +10,39 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     ("weir-log", "node/crates/log/", &["weir-core"]),
     ("weir-transport", "node/crates/transport/", &["weir-core"]),
     ("weir-collect", "node/crates/collect/", &[]),
+    ("weir-wasm", "node/crates/wasm/", &["weir-core"]),
     ("weir-broker", "node/crates/broker/", &["weir-core", "weir-log", "weir-transport"]),
     ("weir-client", "sdk/client/", &["weir-core", "weir-transport"]),
     (
         "weir-node",
         "node/",
-        &["weir-core", "weir-log", "weir-transport", "weir-collect", "weir-broker", "weir-client"],
+        &[
+            "weir-core",
+            "weir-log",
+            "weir-transport",
+            "weir-collect",
+            "weir-wasm",
+            "weir-broker",
+            "weir-client",
+        ],
     ),
-    ("weir-fuzz", "tests/fuzz/", &["weir-core", "weir-transport", "weir-collect", "weir-node"]),
+    (
+        "weir-fuzz",
+        "tests/fuzz/",
+        &["weir-core", "weir-transport", "weir-collect", "weir-wasm", "weir-node"],
+    ),
     (
         "weir-tests",
         "tests/",
-        &["weir-core", "weir-client", "weir-transport", "weir-log", "weir-broker", "weir-collect"],
+        &[
+            "weir-core",
+            "weir-client",
+            "weir-transport",
+            "weir-log",
+            "weir-broker",
+            "weir-collect",
+            "weir-wasm",
+        ],
     ),
     ("xtask", "xtask/", &[]),
 ];
@@ -38,7 +59,16 @@ const OWNED: &[(&str, &str)] = &[
     ("rustls", "weir-transport"),
     ("rcgen", "weir-transport"),
     ("x509-parser", "weir-transport"),
+    ("wasmtime", "weir-wasm"),
+    ("wasmparser", "weir-wasm"),
+    ("wit-component", "weir-wasm"),
 ];
+
+/// The crate that denies unsafe code instead of forbidding it, and the one file that has some.
+const UNSAFE: (&str, &str) = ("node/crates/wasm/Cargo.toml", "node/crates/wasm/src/load.rs");
+
+/// Modules and their SDK: a workspace of their own, for another target.
+const GUESTS: [&str; 2] = ["guest-examples/", "sdk/guest/"];
 
 /// What the pure crate must not name: clocks, files, sockets, tasks, chance.
 const IMPURE: &[&str] = &[
@@ -113,12 +143,16 @@ pub fn check_sources(files: &Files) -> Faults {
 /// Checks what every manifest must say.
 pub fn check_manifests(files: &Files) -> Faults {
     let mut faults = Faults::new();
-    for (path, text) in files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml")) {
+    let ours = |path: &str| !GUESTS.iter().any(|folder| path.starts_with(folder));
+    let manifests = files.iter().filter(|(path, _)| path.ends_with("/Cargo.toml") && ours(path));
+    for (path, text) in manifests {
         let Ok(manifest) = text.parse::<toml::Table>() else {
             faults.push(format!("{path}: not TOML"));
             continue;
         };
-        if !manifest.get("lints").is_some_and(says_workspace) {
+        if path == UNSAFE.0 {
+            faults.extend(check_unsafe(files, &manifest));
+        } else if !manifest.get("lints").is_some_and(says_workspace) {
             faults.push(format!("{path}: [lints] workspace = true is missing"));
         }
         for key in ["version", "edition", "rust-version", "license"] {
@@ -126,6 +160,31 @@ pub fn check_manifests(files: &Files) -> Faults {
             if !value.is_some_and(says_workspace) {
                 faults.push(format!("{path}: {key}.workspace = true is missing"));
             }
+        }
+    }
+    faults
+}
+
+/// The lints of the crate with unsafe code are the workspace's, but for that one; and the code is
+/// where it is said to be, in one expression.
+fn check_unsafe(files: &Files, manifest: &toml::Table) -> Faults {
+    let (path, file) = UNSAFE;
+    let mut faults = Faults::new();
+    let root = files.get("Cargo.toml").and_then(|text| text.parse::<toml::Table>().ok());
+    let mut wanted = root.as_ref().and_then(|root| root.get("workspace")?.get("lints")).cloned();
+    if let Some(rust) = wanted.as_mut().and_then(|lints| lints.get_mut("rust")?.as_table_mut()) {
+        rust.insert("unsafe_code".into(), "deny".into());
+    }
+    if wanted.is_some() && manifest.get("lints") != wanted.as_ref() {
+        faults
+            .push(format!("{path}: [lints] must be the workspace's, with unsafe_code = \"deny\""));
+    }
+    for (name, text) in files.iter().filter(|(name, _)| name.starts_with("node/crates/wasm/")) {
+        let allowed = usize::from(name == file);
+        let code = Source::new(text).code;
+        let exceptions = code.matches("(unsafe_code").count();
+        if name.ends_with(".rs") && exceptions > allowed {
+            faults.push(format!("{name}: unsafe code belongs in {file}, in one place"));
         }
     }
     faults
@@ -186,6 +245,9 @@ mod tests {
             ("weir-broker", "redb"),
             ("weir-node", "quinn"),
             ("weir-client", "rustls"),
+            ("weir-wasm", "weir-log"),
+            ("weir-core", "weir-wasm"),
+            ("weir-broker", "wasmtime"),
         ] {
             assert_eq!(edge(from, to, Value::Null).len(), 1, "{from} -> {to}");
         }
@@ -237,6 +299,28 @@ mod tests {
             check(good.replace("version.workspace = true\ne", "version = \"1\"\ne")).len(),
             1
         );
+    }
+
+    /// Goal: the crate with unsafe code has it in one place, and no other exception.
+    #[test]
+    fn unsafe_code_is_in_one_place() {
+        let rust = "[lints.rust]\nunsafe_code = ";
+        let root = format!("[workspace]\n{}\"forbid\"\n", rust.replace("lints", "workspace.lints"));
+        let exception = "#[expect(unsafe_code, reason = \"x\")]\nfn a() {}\n";
+        let check = |own: &str, elsewhere: &str| {
+            let own: toml::Table = own.parse().unwrap();
+            let files = [
+                ("Cargo.toml", root.as_str()),
+                (UNSAFE.1, exception),
+                ("node/crates/wasm/src/x.rs", elsewhere),
+            ];
+            let files = files.map(|(path, text)| (path.to_owned(), text.to_owned()));
+            check_unsafe(&Files::from(files), &own).len()
+        };
+        let deny = format!("{rust}\"deny\"\n");
+        assert_eq!(check(&deny, ""), 0);
+        assert_eq!(check(&deny, exception), 1);
+        assert_eq!(check(&format!("{rust}\"allow\"\n"), ""), 1);
     }
 
     /// Goal: the map from files to crates goes by the longest folder.

@@ -40,6 +40,36 @@ pub struct Args {
     /// The files to read, one after the other; `-` is stdin, as is no file at all. Names that
     /// end in .gz are unpacked
     pub files: Vec<PathBuf>,
+    /// How records are made of lines
+    #[command(flatten)]
+    pub records: RecordArgs,
+    /// A header for every record; may be given several times
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    pub headers: Vec<(String, Bytes)>,
+    /// Produce all records to this partition [default: by key, or in turn without keys]
+    #[arg(long, value_name = "NUMBER")]
+    pub partition: Option<u32>,
+    /// Produce so many records per second, not more
+    #[arg(long, value_name = "RECORDS_PER_S", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// How batches are compressed: none, lz4, zstd, snappy or gzip [default: as the topic says]
+    #[arg(long, value_name = "KIND")]
+    pub compression: Option<Compression>,
+    /// Create the topic if there is none, with so many partitions
+    #[arg(long, value_name = "PARTITIONS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1")]
+    pub create: Option<u32>,
+    /// What happens at a line that no record can be made of
+    #[arg(long, value_enum, default_value_t)]
+    pub on_bad_line: OnBadLine,
+    /// Show no progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// How records are made of lines: what `weir produce` and `weir module test` take.
+#[derive(Debug, clap::Args)]
+pub struct RecordArgs {
     /// What the lines are
     #[arg(long, value_enum, default_value_t)]
     pub format: InputFormat,
@@ -62,37 +92,15 @@ pub struct Args {
     /// '%d/%b/%Y:%H:%M:%S'; a suffix such as @+08:00 is the zone of times that name none
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub time_format: TimeFormat,
-    /// A header for every record; may be given several times
-    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
-    pub headers: Vec<(String, Bytes)>,
     /// What stands between the columns of a row
     #[arg(long, value_name = "CHAR", default_value = ",", value_parser = parse_delimiter)]
     pub delimiter: u8,
     /// Make a record of the row of column names, too
     #[arg(long)]
     pub keep_names: bool,
-    /// Produce all records to this partition [default: by key, or in turn without keys]
-    #[arg(long, value_name = "NUMBER")]
-    pub partition: Option<u32>,
-    /// Produce so many records per second, not more
-    #[arg(long, value_name = "RECORDS_PER_S", value_parser = parse_rate)]
-    pub rate: Option<f64>,
-    /// How batches are compressed: none, lz4, zstd, snappy or gzip [default: as the topic says]
-    #[arg(long, value_name = "KIND")]
-    pub compression: Option<Compression>,
-    /// Create the topic if there is none, with so many partitions
-    #[arg(long, value_name = "PARTITIONS", num_args = 0..=1, require_equals = true,
-          default_missing_value = "1")]
-    pub create: Option<u32>,
-    /// What happens at a line that no record can be made of
-    #[arg(long, value_enum, default_value_t)]
-    pub on_bad_line: OnBadLine,
-    /// Show no progress
-    #[arg(long, short)]
-    pub quiet: bool,
 }
 
-impl Args {
+impl RecordArgs {
     /// How records are made.
     ///
     /// # Errors
@@ -190,7 +198,8 @@ mod tests {
     fn options() {
         let given = args("t a b --header k=v=w --rate 0.5 --create --delimiter tab").unwrap();
         assert_eq!(given.headers, [("k".to_owned(), Bytes::from_static(b"v=w"))]);
-        assert_eq!((given.rate, given.create, given.delimiter), (Some(0.5), Some(1), b'\t'));
+        assert_eq!((given.rate, given.create), (Some(0.5), Some(1)));
+        assert_eq!(given.records.delimiter, b'\t');
         assert_eq!(given.files.len(), 2);
         assert_eq!(args("t --create=4").unwrap().create, Some(4));
         assert_eq!(args("t --compression zstd").unwrap().compression, Some(Compression::Zstd));
@@ -210,7 +219,7 @@ mod tests {
     /// Goal: a place that the format cannot have is refused before anything is produced.
     #[test]
     fn places_need_their_format() {
-        let rules = |line: &str| args(line).unwrap().rules();
+        let rules = |line: &str| args(line).unwrap().records.rules();
         let good = rules("t --format csv --key-column id --time-column at").unwrap();
         assert_eq!(good.key, Some(Place::Column("id".into())));
         assert_eq!(good.time, Some(Place::Column("at".into())));

@@ -4,11 +4,11 @@
 //! acknowledgements ([`acks`]). What the topic holds at the end is what was read before it.
 
 pub mod acks;
-mod args;
-mod lines;
+pub mod args;
+pub mod lines;
 mod progress;
-mod rules;
-mod source;
+pub mod rules;
+pub mod source;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ struct Summary {
 
 /// Runs the command.
 pub async fn run(args: Args, globals: &Globals) -> CommandResult {
-    let rules = args.rules()?;
+    let rules = args.records.rules()?;
     let source = Source::start(args.files.clone(), rules)?;
     let client = crate::connect::client(globals).await?;
     sdk::topic(&client, &args.topic, args.create.map(with_partitions)).await?;

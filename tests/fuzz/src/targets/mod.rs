@@ -2,6 +2,7 @@
 
 mod batch;
 mod collect;
+mod module;
 mod operator;
 mod storage;
 mod wire;
@@ -10,8 +11,14 @@ use crate::Target;
 
 /// All targets.
 pub fn all() -> Vec<Target> {
-    let groups =
-        [batch::TARGETS, storage::TARGETS, wire::TARGETS, collect::TARGETS, operator::TARGETS];
+    let groups = [
+        batch::TARGETS,
+        storage::TARGETS,
+        wire::TARGETS,
+        module::TARGETS,
+        collect::TARGETS,
+        operator::TARGETS,
+    ];
     groups.concat()
 }
 

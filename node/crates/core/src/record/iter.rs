@@ -19,6 +19,13 @@ pub struct Records {
 }
 
 impl Records {
+    /// No records.
+    #[must_use]
+    pub fn empty() -> Records {
+        let (base_offset, base_timestamp) = (Offset::ZERO, TimestampMs::default());
+        Records { base_offset, base_timestamp, count: 0, bytes: Bytes::new() }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

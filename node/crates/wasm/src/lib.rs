@@ -1,0 +1,45 @@
+//! Users' modules: checked, compiled, run within limits, and kept from harming anybody.
+//!
+//! The only crate that names Wasmtime. It knows nothing of topics, storage or network: batches come
+//! in as [`weir_core::record::Records`], what a module makes of them goes out as columns that were
+//! checked ([`output`]), and the caller makes both durable. `wit/` has the contract with modules.
+//!
+//! - [`upload`]: is this file a module, and of which world?
+//! - [`compile`], [`cache`]: to machine code, once for each node.
+//! - [`Module`], [`Instance`]: one module, one instance of it for a deployment and partition.
+//! - [`Worker`], [`Runner`]: batches through an instance, bad records looked for; on threads of
+//!   their own.
+//!
+//! Pure, and tested without an engine: [`bisect`], [`columns`], [`output`], [`state`],
+//! [`params`].
+
+pub mod abi;
+pub mod bisect;
+pub mod cache;
+pub mod columns;
+pub mod compile;
+mod engine;
+mod error;
+mod guest;
+mod instance;
+pub mod limits;
+mod load;
+mod module;
+pub mod output;
+pub mod params;
+pub mod state;
+mod threads;
+pub mod upload;
+mod worker;
+
+pub use cache::{Cache, CacheError};
+pub use compile::{CompileError, Compiler};
+pub use engine::{Engine, EngineError};
+pub use error::{Denied, GuestError};
+pub use guest::LogLine;
+pub use instance::{Instance, Part};
+pub use limits::GuestLimits;
+pub use module::{Module, ModuleError};
+pub use threads::{CheckError, GuestThreads, Runner, Stopped};
+pub use upload::{ModuleHash, Upload, UploadError, World};
+pub use worker::{Checked, Deployment, Filtered, Report, Transformed, Work, Worker};

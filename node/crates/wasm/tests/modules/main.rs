@@ -1,0 +1,8 @@
+//! Modules in the real engine.
+
+mod cache;
+mod columns;
+mod examples;
+mod hostile;
+mod support;
+mod uploads;
