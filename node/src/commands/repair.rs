@@ -21,8 +21,9 @@ Examples:
 
 A node whose newest log file of a shard was damaged while it did not run starts, serves what it can
 read and takes no appends for that shard: it gives up nothing by itself. If the file cannot be
-brought back (from a backup, or a disk that reads again), this command goes on without it: partitions
-of the shard continue at offsets that were never used, in a new leader epoch; reading what is lost
+brought back (from a backup, or a disk that reads again), this command goes on without it:
+partitions of the shard continue at offsets that were never used, in a new leader epoch; reading
+what is lost
 answers `corrupt` with the offset to go on from; the damaged file is kept under a name that ends in
 .lost. Run it while the node is stopped. Without --accept-loss nothing is given up.")]
 pub struct Args {
@@ -107,9 +108,9 @@ fn text(losses: &Losses) -> String {
             table.row([label(losses, lost.partition), from, seen, resume]);
         }
         text += &table.render();
-        text += "\nOf each partition all records from `lost from` on are lost, if it had any there; \
-                 `seen up to`\nis where the newest record ended that can still be made out in the \
-                 file.\n\n";
+        text += "\nOf each partition all records from `lost from` on are lost, if it had any \
+                 there; `seen up to`\nis where the newest record ended that can still be made out \
+                 in the file.\n\n";
     }
     text
 }

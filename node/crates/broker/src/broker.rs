@@ -25,7 +25,7 @@ use weir_core::{LeaderEpoch, TimestampMs};
 use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
 use weir_transport::{
     Authority, AuthorityError, BindError, ClientAuth, Clock, CloseReason, ConnectionLimit,
-    ListenConfig, NodeNames, ServerEndpoint, Windows,
+    ListenConfig, NodeCredentials, NodeNames, ServerEndpoint, Windows,
 };
 
 /// A running broker. Dropping it without [`Broker::shutdown`] leaves what was acknowledged safe
@@ -174,20 +174,9 @@ impl Broker {
         for warning in &credentials.warnings {
             tracing::warn!("{warning}");
         }
-        let mut listen = ListenConfig::new(
-            config.listen,
-            credentials.identity,
-            credentials.authority.trust().clone(),
-        );
-        listen.client_auth =
-            if config.allow_anonymous { ClientAuth::Optional } else { ClientAuth::Required };
-        listen.connections = ConnectionLimit::new(config.connections_max);
-        listen.clock = clock.clone();
-        listen.mtu = config.mtu;
-        listen.windows = Windows {
-            receive_bytes: config.receive_window_bytes,
-            send_bytes: config.send_window_bytes,
-        };
+        let ca_created = credentials.authority_created;
+        let warnings = credentials.warnings.clone();
+        let listen = listen_config(&config, credentials, &clock);
         let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
@@ -215,7 +204,7 @@ impl Broker {
             courier: Arc::default(),
             pace: Mutex::new(Pace::new(config.trickle_linger)),
             clock,
-            warnings: credentials.warnings,
+            warnings,
             wall,
             driver: OnceLock::new(),
             config,
@@ -233,7 +222,6 @@ impl Broker {
             async move { courier.run().await }
         });
         tracing::info!(%address, %epoch, "serving");
-        let ca_created = credentials.authority_created;
         Ok(Broker { shared, endpoint, address, ca_created, acceptor, courier })
     }
 
@@ -345,6 +333,25 @@ async fn accept(shared: Arc<Shared>, endpoint: Arc<ServerEndpoint>) {
     while let Some(incoming) = endpoint.accept().await {
         shared.tasks.spawn(session::serve(shared.clone(), incoming));
     }
+}
+
+fn listen_config(
+    config: &BrokerConfig,
+    credentials: NodeCredentials,
+    clock: &Clock,
+) -> ListenConfig {
+    let trust = credentials.authority.trust().clone();
+    let mut listen = ListenConfig::new(config.listen, credentials.identity, trust);
+    listen.client_auth =
+        if config.allow_anonymous { ClientAuth::Optional } else { ClientAuth::Required };
+    listen.connections = ConnectionLimit::new(config.connections_max);
+    listen.clock = clock.clone();
+    listen.mtu = config.mtu;
+    listen.windows = Windows {
+        receive_bytes: config.receive_window_bytes,
+        send_bytes: config.send_window_bytes,
+    };
+    listen
 }
 
 fn node_names(config: &BrokerConfig) -> Result<NodeNames, AuthorityError> {

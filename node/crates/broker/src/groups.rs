@@ -178,6 +178,20 @@ impl Groups {
         })
     }
 
+    /// Whether the positions held here are all that was stored: they are not where the newest log
+    /// file of their shard is damaged.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Offline`].
+    pub fn check_known(&self) -> Result<(), WireError> {
+        if self.partition.figures().online {
+            return Ok(());
+        }
+        let message = "stored positions cannot be told: the log that holds them is offline; the \
+                       node's status says why";
+        Err(WireError::new(ErrorCode::Offline, message))
+    }
+
     /// The stored positions of `group`, by topic and partition.
     #[must_use]
     pub fn positions(&self, group: &str) -> Vec<GroupPosition> {

@@ -64,6 +64,7 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         Request::FetchPositions { group } => {
             check_group(&group)?;
             session.authorize(Role::Consume, None)?;
+            session.shared.groups.check_known()?;
             let visible = |p: &GroupPosition| may_consume(session, p.topic);
             let mut positions = session.shared.groups.positions(&group);
             positions.retain(visible);
@@ -71,6 +72,7 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         }
         Request::ListGroups {} => {
             session.authorize(Role::Consume, None)?;
+            session.shared.groups.check_known()?;
             Ok(Response::Groups { groups: session.shared.groups.list() })
         }
         Request::DeleteGroup { group, topics } => delete_group(session, group, topics).await,

@@ -444,7 +444,7 @@ fn full_disk() {
 #[test]
 fn opening_is_bounded() {
     let read = |files: usize| {
-        let (disk, mut model) = setup(3);
+        let (disk, mut model) = (SimDisk::new(3), Model::new(3));
         let log = open(&disk).unwrap();
         while log.log.shard_stats()[0].files < files {
             assert!(work(&mut model, &log, 1));
@@ -457,8 +457,10 @@ fn opening_is_bounded() {
         let read = disk.counts().read_bytes;
         (log.log.shard_stats()[0].files, read)
     };
-    let (few_files, few) = read(2);
-    let (many_files, many) = read(20);
-    assert!(many_files > 5 * few_files, "{few_files} and {many_files} files");
+    // How full the newest file is at the cut is chance, so the most of several tells.
+    let most = |counts: std::ops::Range<usize>| counts.map(&read).max_by_key(|(_, read)| *read);
+    let (few_files, few) = most(2..10).unwrap();
+    let (many_files, many) = most(40..48).unwrap();
+    assert!(many_files > 4 * few_files, "{few_files} and {many_files} files");
     assert!(many < 3 * few, "{few} bytes for {few_files} files, {many} for {many_files}");
 }
