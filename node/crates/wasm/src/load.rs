@@ -4,7 +4,7 @@
 //! the engine did not write are executed all the same. So nothing comes here but a [`Sealed`], and
 //! those are made in two ways only: from what this process's own compiler returned
 //! ([`Sealed::compiled_here`]), and from a cache entry whose keyed hash, under a secret of this
-//! node, is right ([`crate::cache`]). `docs/adr/0003-module-cache.md` says what that is worth.
+//! node, is right ([`crate::cache`]). `docs/adr/0004-module-cache.md` says what that is worth.
 
 use crate::Engine;
 use crate::engine::EngineError;
