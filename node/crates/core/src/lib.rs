@@ -5,6 +5,7 @@
 //! are arguments. The same code therefore runs in the node, in the client SDK and in tests.
 
 pub mod access;
+pub mod deploy;
 pub mod entry;
 pub mod ids;
 pub mod limits;

@@ -89,6 +89,21 @@ pub const STATE_KEY_BYTES_MAX: usize = 4 * KIB;
 /// Longest value of keyed state, in bytes.
 pub const STATE_VALUE_BYTES_MAX: usize = 256 * KIB;
 
+// ---- modules and deployments ----
+
+/// Largest module, in bytes.
+pub const MODULE_BYTES_MAX: usize = 16 * MIB;
+/// Most module versions of one node.
+pub const NODE_MODULES_MAX: usize = 1_024;
+/// Most deployments of one node.
+pub const NODE_DEPLOYMENTS_MAX: usize = 256;
+/// Most output topics of one deployment.
+pub const DEPLOYMENT_OUTPUTS_MAX: usize = 16;
+/// Most bytes of a deployment's parameters, names and values.
+pub const DEPLOYMENT_PARAMS_BYTES_MAX: usize = 64 * KIB;
+/// Most keyed state of one deployment for one input partition, keys and values, in bytes.
+pub const DEPLOYMENT_STATE_BYTES_MAX: usize = 4 * MIB;
+
 // ---- memory of a node, defaults ----
 
 /// Recent batches kept in memory for subscribers at the tail, all partitions together, in bytes.
@@ -119,6 +134,8 @@ const _: () = {
     // One stream cannot use up its connection: four unread ones leave nothing, so clients put
     // subscriptions on a connection of their own (see `docs/wire.md`, flow control).
     assert!(STREAM_WINDOW_BYTES * 4 <= NODE_CONNECTION_WINDOW_BYTES);
+    // Several deployments may keep their state in one partition.
+    assert!(DEPLOYMENT_STATE_BYTES_MAX * 2 <= STATE_BYTES_MAX);
     assert!(MTU_LOOPBACK <= MTU_MAX);
     // Two keep-alives may be lost before a connection counts as idle.
     assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());

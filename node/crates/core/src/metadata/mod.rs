@@ -5,11 +5,17 @@
 //! the changes, in order, gives the same image. Today the driver is the node's own key-value
 //! store; a replicated log takes its place when there are several nodes.
 
+use crate::deploy::name::ModuleRef;
+use crate::deploy::{DeployError, Deployment, Module};
 use crate::ids::{PartitionId, PartitionIndex, TimestampMs, TopicId};
 use crate::limits;
 use crate::topic::{self, TopicChange, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+mod deploy;
+
+pub use deploy::DeployAsk;
 
 /// The partition that holds the positions of consumer groups.
 pub const GROUPS_PARTITION: PartitionId = PartitionId(0);
@@ -34,9 +40,24 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     topics: BTreeMap<String, Topic>,
+    modules: BTreeMap<ModuleRef, Module>,
+    deployments: BTreeMap<String, Deployment>,
     next_topic: u32,
     next_partition: u32,
+    next_deployment: u32,
     partitions: usize,
+}
+
+/// The ids that the next topic, partition and deployment get. They survive deletion of what had
+/// the last ones: whoever stores the image stores them too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextIds {
+    /// The next topic's.
+    pub topic: u32,
+    /// The next partition's.
+    pub partition: u32,
+    /// The next deployment's.
+    pub deployment: u32,
 }
 
 /// What a node or operator asks of the metadata.
@@ -61,6 +82,8 @@ pub enum Ask {
         /// Its name.
         name: String,
     },
+    /// Something about modules and deployments.
+    Deploy(DeployAsk),
 }
 
 /// A decided change. It carries its results, ids included, so that replay decides nothing.
@@ -71,6 +94,17 @@ pub enum Change {
     Put(Topic),
     /// The topic is gone.
     Removed {
+        /// Its name.
+        name: String,
+    },
+    /// The module is known.
+    PutModule(Module),
+    /// The module is gone.
+    RemovedModule(ModuleRef),
+    /// The deployment is now this.
+    PutDeployment(Deployment),
+    /// The deployment is gone.
+    RemovedDeployment {
         /// Its name.
         name: String,
     },
@@ -88,6 +122,9 @@ pub enum MetadataError {
     /// The name or a setting is not allowed.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// It concerns modules or deployments.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
     /// The node has as many topics or partitions as it may.
     #[error(
         "the node's limit is reached: {} topics, {} partitions",
@@ -101,8 +138,11 @@ impl Default for Image {
     fn default() -> Image {
         Image {
             topics: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            deployments: BTreeMap::new(),
             next_topic: 1,
             next_partition: GROUPS_PARTITION.0 + 1,
+            next_deployment: 1,
             partitions: 0,
         }
     }
@@ -120,17 +160,21 @@ impl Image {
         self.topics.values()
     }
 
-    /// The ids that the next topic and partition will get, which survive deletion of the topics
-    /// that had the last ones: whoever stores the image stores them too.
+    /// The ids that come next.
     #[must_use]
-    pub fn counters(&self) -> (u32, u32) {
-        (self.next_topic, self.next_partition)
+    pub fn next_ids(&self) -> NextIds {
+        NextIds {
+            topic: self.next_topic,
+            partition: self.next_partition,
+            deployment: self.next_deployment,
+        }
     }
 
     /// Makes sure that ids below these are never given out again.
-    pub fn raise_counters(&mut self, topic: u32, partition: u32) {
-        self.next_topic = self.next_topic.max(topic);
-        self.next_partition = self.next_partition.max(partition);
+    pub fn raise_ids(&mut self, next: NextIds) {
+        self.next_topic = self.next_topic.max(next.topic);
+        self.next_partition = self.next_partition.max(next.partition);
+        self.next_deployment = self.next_deployment.max(next.deployment);
     }
 
     /// Decides a request. Nothing changes until the result is applied.
@@ -141,10 +185,14 @@ impl Image {
         match ask {
             Ask::Create { name, config } => self.decide_create(now, name, config),
             Ask::Alter { name, change } => self.decide_alter(name, change),
-            Ask::Delete { name } => match self.topics.contains_key(name) {
-                true => Ok(Change::Removed { name: name.clone() }),
-                false => Err(MetadataError::Unknown(name.clone())),
-            },
+            Ask::Delete { name } => {
+                if !self.topics.contains_key(name) {
+                    return Err(MetadataError::Unknown(name.clone()));
+                }
+                self.may_remove_topic(name)?;
+                Ok(Change::Removed { name: name.clone() })
+            }
+            Ask::Deploy(ask) => self.decide_deploy(now, ask),
         }
     }
 
@@ -176,6 +224,9 @@ impl Image {
         let mut topic = known.clone();
         topic.config = change.apply(&topic.config)?;
         let more = topic.config.partitions - known.config.partitions;
+        if more > 0 {
+            self.may_grow_topic(name)?;
+        }
         topic.partitions.extend(self.fresh_partitions(more)?);
         Ok(Change::Put(topic))
     }
@@ -193,7 +244,8 @@ impl Image {
         match change {
             Change::Put(topic) => {
                 let last = topic.partitions.iter().map(|p| p.0).max().unwrap_or(0);
-                self.raise_counters(topic.id.0 + 1, last.saturating_add(1));
+                self.next_topic = self.next_topic.max(topic.id.0 + 1);
+                self.next_partition = self.next_partition.max(last.saturating_add(1));
                 self.partitions += topic.partitions.len();
                 if let Some(before) = self.topics.insert(topic.name.clone(), topic.clone()) {
                     self.partitions -= before.partitions.len();
@@ -203,6 +255,17 @@ impl Image {
                 if let Some(removed) = self.topics.remove(name) {
                     self.partitions -= removed.partitions.len();
                 }
+            }
+            Change::PutModule(module) => {
+                self.modules.insert(module.id.clone(), module.clone());
+            }
+            Change::RemovedModule(id) => {
+                self.modules.remove(id);
+            }
+            Change::PutDeployment(deployment) => self.apply_deployment(deployment),
+            Change::RemovedDeployment { name } => {
+                let removed = self.deployments.remove(name);
+                self.partitions -= removed.map_or(0, |removed| removed.partitions.len());
             }
         }
     }
@@ -244,7 +307,7 @@ mod tests {
         let grown = image.topic("a").unwrap();
         assert_eq!(grown.partitions, [PartitionId(3), PartitionId(4), PartitionId(5)]);
         let mut replayed = Image::default();
-        replayed.raise_counters(image.counters().0, image.counters().1);
+        replayed.raise_ids(image.next_ids());
         replayed.apply(&Change::Put(grown.clone()));
         assert_eq!(replayed, image);
     }
