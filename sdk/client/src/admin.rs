@@ -19,7 +19,7 @@ use crate::{TopicChange, TopicConfig};
 /// future abandons the answer, while the request may be carried out all the same.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Admin {
@@ -250,7 +250,7 @@ impl Admin {
         }
     }
 
-    async fn ask_done(&self, request: Request) -> Result<(), RequestError> {
+    pub(crate) async fn ask_done(&self, request: Request) -> Result<(), RequestError> {
         match self.client.request(&request).await? {
             Response::Done {} => Ok(()),
             _ => Err(unexpected()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weir_core::access::Access;
 use weir_core::limits;
 use weir_log::LogConfig;
+use weir_wasm::Compiler;
 
 /// Settings of a broker. [`BrokerConfig::new`] fills in everything but the folder.
 #[derive(Clone, Debug)]
@@ -34,6 +35,9 @@ pub struct BrokerConfig {
     /// Bytes of batches read from the log and not yet handed to QUIC, beyond the one batch that
     /// each subscription may always hold.
     pub fetch_budget_bytes: usize,
+    /// Where uploaded modules are compiled. In a process of its own, or a hostile module could take
+    /// the node's memory and time.
+    pub compiler: Compiler,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -56,6 +60,7 @@ impl BrokerConfig {
             subscriptions_max: limits::SUBSCRIPTIONS_MAX,
             produce_budget_bytes: limits::PRODUCE_BUDGET_BYTES,
             fetch_budget_bytes: limits::FETCH_BUDGET_BYTES,
+            compiler: Compiler::Here,
             mtu: None,
         }
     }

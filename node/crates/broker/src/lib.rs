@@ -11,6 +11,7 @@ mod config;
 pub mod driver;
 mod groups;
 pub mod meter;
+mod modules;
 pub mod partition;
 mod produce;
 mod registry;

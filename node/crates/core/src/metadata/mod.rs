@@ -1,21 +1,20 @@
-//! The metadata state machine: topics, their partitions and the counters that ids come from.
+//! The metadata state machine: topics, their partitions, modules, and the counters that ids come
+//! from.
 //!
 //! Pure: a request is decided against the image ([`Image::decide`]), which yields one [`Change`];
 //! whoever drives it makes the change durable and then applies it ([`Image::apply`]). Replay of
 //! the changes, in order, gives the same image. Today the driver is the node's own key-value
 //! store; a replicated log takes its place when there are several nodes.
 
-use crate::deploy::name::ModuleRef;
-use crate::deploy::{DeployError, Deployment, Module};
 use crate::ids::{PartitionId, PartitionIndex, TimestampMs, TopicId};
 use crate::limits;
+use crate::module::name::ModuleRef;
+use crate::module::{Module, ModuleError};
 use crate::topic::{self, TopicChange, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-mod deploy;
-
-pub use deploy::DeployAsk;
+mod modules;
 
 /// The partition that holds the positions of consumer groups.
 pub const GROUPS_PARTITION: PartitionId = PartitionId(0);
@@ -41,23 +40,9 @@ pub struct Topic {
 pub struct Image {
     topics: BTreeMap<String, Topic>,
     modules: BTreeMap<ModuleRef, Module>,
-    deployments: BTreeMap<String, Deployment>,
     next_topic: u32,
     next_partition: u32,
-    next_deployment: u32,
     partitions: usize,
-}
-
-/// The ids that the next topic, partition and deployment get. They survive deletion of what had
-/// the last ones: whoever stores the image stores them too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NextIds {
-    /// The next topic's.
-    pub topic: u32,
-    /// The next partition's.
-    pub partition: u32,
-    /// The next deployment's.
-    pub deployment: u32,
 }
 
 /// What a node or operator asks of the metadata.
@@ -82,8 +67,10 @@ pub enum Ask {
         /// Its name.
         name: String,
     },
-    /// Something about modules and deployments.
-    Deploy(DeployAsk),
+    /// Make an uploaded module known.
+    PutModule(Module),
+    /// Forget a module version.
+    RemoveModule(ModuleRef),
 }
 
 /// A decided change. It carries its results, ids included, so that replay decides nothing.
@@ -101,13 +88,6 @@ pub enum Change {
     PutModule(Module),
     /// The module is gone.
     RemovedModule(ModuleRef),
-    /// The deployment is now this.
-    PutDeployment(Deployment),
-    /// The deployment is gone.
-    RemovedDeployment {
-        /// Its name.
-        name: String,
-    },
 }
 
 /// Why a request is refused. Nothing changed.
@@ -122,9 +102,9 @@ pub enum MetadataError {
     /// The name or a setting is not allowed.
     #[error(transparent)]
     Topic(#[from] TopicError),
-    /// It concerns modules or deployments.
+    /// It concerns a module.
     #[error(transparent)]
-    Deploy(#[from] DeployError),
+    Module(#[from] ModuleError),
     /// The node has as many topics or partitions as it may.
     #[error(
         "the node's limit is reached: {} topics, {} partitions",
@@ -139,10 +119,8 @@ impl Default for Image {
         Image {
             topics: BTreeMap::new(),
             modules: BTreeMap::new(),
-            deployments: BTreeMap::new(),
             next_topic: 1,
             next_partition: GROUPS_PARTITION.0 + 1,
-            next_deployment: 1,
             partitions: 0,
         }
     }
@@ -160,21 +138,17 @@ impl Image {
         self.topics.values()
     }
 
-    /// The ids that come next.
+    /// The ids that the next topic and partition will get, which survive deletion of the topics
+    /// that had the last ones: whoever stores the image stores them too.
     #[must_use]
-    pub fn next_ids(&self) -> NextIds {
-        NextIds {
-            topic: self.next_topic,
-            partition: self.next_partition,
-            deployment: self.next_deployment,
-        }
+    pub fn counters(&self) -> (u32, u32) {
+        (self.next_topic, self.next_partition)
     }
 
     /// Makes sure that ids below these are never given out again.
-    pub fn raise_ids(&mut self, next: NextIds) {
-        self.next_topic = self.next_topic.max(next.topic);
-        self.next_partition = self.next_partition.max(next.partition);
-        self.next_deployment = self.next_deployment.max(next.deployment);
+    pub fn raise_counters(&mut self, topic: u32, partition: u32) {
+        self.next_topic = self.next_topic.max(topic);
+        self.next_partition = self.next_partition.max(partition);
     }
 
     /// Decides a request. Nothing changes until the result is applied.
@@ -185,14 +159,12 @@ impl Image {
         match ask {
             Ask::Create { name, config } => self.decide_create(now, name, config),
             Ask::Alter { name, change } => self.decide_alter(name, change),
-            Ask::Delete { name } => {
-                if !self.topics.contains_key(name) {
-                    return Err(MetadataError::Unknown(name.clone()));
-                }
-                self.may_remove_topic(name)?;
-                Ok(Change::Removed { name: name.clone() })
-            }
-            Ask::Deploy(ask) => self.decide_deploy(now, ask),
+            Ask::Delete { name } => match self.topics.contains_key(name) {
+                true => Ok(Change::Removed { name: name.clone() }),
+                false => Err(MetadataError::Unknown(name.clone())),
+            },
+            Ask::PutModule(module) => Ok(self.decide_put_module(module)?),
+            Ask::RemoveModule(id) => Ok(self.decide_remove_module(id)?),
         }
     }
 
@@ -224,9 +196,6 @@ impl Image {
         let mut topic = known.clone();
         topic.config = change.apply(&topic.config)?;
         let more = topic.config.partitions - known.config.partitions;
-        if more > 0 {
-            self.may_grow_topic(name)?;
-        }
         topic.partitions.extend(self.fresh_partitions(more)?);
         Ok(Change::Put(topic))
     }
@@ -244,8 +213,7 @@ impl Image {
         match change {
             Change::Put(topic) => {
                 let last = topic.partitions.iter().map(|p| p.0).max().unwrap_or(0);
-                self.next_topic = self.next_topic.max(topic.id.0 + 1);
-                self.next_partition = self.next_partition.max(last.saturating_add(1));
+                self.raise_counters(topic.id.0 + 1, last.saturating_add(1));
                 self.partitions += topic.partitions.len();
                 if let Some(before) = self.topics.insert(topic.name.clone(), topic.clone()) {
                     self.partitions -= before.partitions.len();
@@ -261,11 +229,6 @@ impl Image {
             }
             Change::RemovedModule(id) => {
                 self.modules.remove(id);
-            }
-            Change::PutDeployment(deployment) => self.apply_deployment(deployment),
-            Change::RemovedDeployment { name } => {
-                let removed = self.deployments.remove(name);
-                self.partitions -= removed.map_or(0, |removed| removed.partitions.len());
             }
         }
     }
@@ -307,7 +270,7 @@ mod tests {
         let grown = image.topic("a").unwrap();
         assert_eq!(grown.partitions, [PartitionId(3), PartitionId(4), PartitionId(5)]);
         let mut replayed = Image::default();
-        replayed.raise_ids(image.next_ids());
+        replayed.raise_counters(image.counters().0, image.counters().1);
         replayed.apply(&Change::Put(grown.clone()));
         assert_eq!(replayed, image);
     }

@@ -1,6 +1,6 @@
 //! Names and versions of modules.
 
-use super::DeployError;
+use super::ModuleError;
 use crate::topic::check_name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -15,9 +15,9 @@ impl ModuleName {
     /// Checks a name.
     ///
     /// # Errors
-    /// [`DeployError::Name`].
-    pub fn check(name: &str) -> Result<(), DeployError> {
-        check_name(name).map_err(|_| DeployError::Name(name.to_owned()))
+    /// [`ModuleError::Name`].
+    pub fn check(name: &str) -> Result<(), ModuleError> {
+        check_name(name).map_err(|_| ModuleError::Name(name.to_owned()))
     }
 
     /// The name.
@@ -28,9 +28,9 @@ impl ModuleName {
 }
 
 impl TryFrom<String> for ModuleName {
-    type Error = DeployError;
+    type Error = ModuleError;
 
-    fn try_from(name: String) -> Result<ModuleName, DeployError> {
+    fn try_from(name: String) -> Result<ModuleName, ModuleError> {
         ModuleName::check(&name)?;
         Ok(ModuleName(name))
     }
@@ -55,10 +55,10 @@ pub struct ModuleVersion {
 }
 
 impl FromStr for ModuleVersion {
-    type Err = DeployError;
+    type Err = ModuleError;
 
-    fn from_str(text: &str) -> Result<ModuleVersion, DeployError> {
-        let wrong = || DeployError::Version(text.to_owned());
+    fn from_str(text: &str) -> Result<ModuleVersion, ModuleError> {
+        let wrong = || ModuleError::Version(text.to_owned());
         let mut parts = text.split('.').map(|part| {
             // One way to write each version: no sign, no leading zero.
             let plain = part.bytes().all(|b| b.is_ascii_digit());
@@ -72,9 +72,9 @@ impl FromStr for ModuleVersion {
 }
 
 impl TryFrom<String> for ModuleVersion {
-    type Error = DeployError;
+    type Error = ModuleError;
 
-    fn try_from(text: String) -> Result<ModuleVersion, DeployError> {
+    fn try_from(text: String) -> Result<ModuleVersion, ModuleError> {
         text.parse()
     }
 }
@@ -102,19 +102,19 @@ pub struct ModuleRef {
 }
 
 impl FromStr for ModuleRef {
-    type Err = DeployError;
+    type Err = ModuleError;
 
-    fn from_str(text: &str) -> Result<ModuleRef, DeployError> {
+    fn from_str(text: &str) -> Result<ModuleRef, ModuleError> {
         let (name, version) =
-            text.split_once('@').ok_or_else(|| DeployError::Reference(text.to_owned()))?;
+            text.split_once('@').ok_or_else(|| ModuleError::Reference(text.to_owned()))?;
         Ok(ModuleRef { name: ModuleName::try_from(name.to_owned())?, version: version.parse()? })
     }
 }
 
 impl TryFrom<String> for ModuleRef {
-    type Error = DeployError;
+    type Error = ModuleError;
 
-    fn try_from(text: String) -> Result<ModuleRef, DeployError> {
+    fn try_from(text: String) -> Result<ModuleRef, ModuleError> {
         text.parse()
     }
 }
