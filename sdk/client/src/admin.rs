@@ -23,7 +23,7 @@ const REPEATS_MAX: usize = 3;
 /// all the same.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Admin {
@@ -317,7 +317,7 @@ impl Admin {
         }
     }
 
-    async fn ask_done(&self, request: &Request) -> Result<(), RequestError> {
+    pub(crate) async fn ask_done(&self, request: &Request) -> Result<(), RequestError> {
         match self.client.request(request).await? {
             Response::Done {} => Ok(()),
             _ => Err(unexpected()),

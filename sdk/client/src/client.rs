@@ -251,7 +251,10 @@ async fn ask(live: &Live, request: &Request) -> Result<Response, ReceiveError> {
 /// Whether doing it twice is the same as doing it once.
 fn repeatable(request: &Request) -> bool {
     match request {
-        Request::CreateTopic { .. } | Request::DeleteTopic { .. } => false,
+        Request::CreateTopic { .. }
+        | Request::DeleteTopic { .. }
+        | Request::Upload { .. }
+        | Request::DeleteModule { .. } => false,
         Request::Topics { .. }
         | Request::AlterTopic { .. }
         | Request::TrimPartition { .. }
@@ -261,6 +264,9 @@ fn repeatable(request: &Request) -> bool {
         | Request::FetchPositions { .. }
         | Request::ListGroups {}
         | Request::DeleteGroup { .. }
+        | Request::Modules {}
+        | Request::BeginUpload { .. }
+        | Request::PushModule { .. }
         | Request::Status {}
         | Request::ConfirmTime {} => true,
     }

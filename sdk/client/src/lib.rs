@@ -109,6 +109,7 @@ mod config;
 mod consumer;
 mod error;
 mod link;
+mod modules;
 mod producer;
 
 pub use admin::Admin;

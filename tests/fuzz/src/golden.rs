@@ -140,6 +140,12 @@ fn frames() -> Vec<Case> {
             read_control::<Subscribe>,
         ));
     }
+    cases.push(control_case(
+        "subscribe-filtered",
+        FrameKind::Subscribe,
+        &messages::subscribe_filtered(),
+        read_control::<Subscribe>,
+    ));
     let batch = samples::batch(Compression::None);
     let hot = |name: &str, kind: FrameKind, body: &[u8], read| {
         let about = format!("A whole frame of kind {} ({kind:?}).", kind as u8);

@@ -5,6 +5,8 @@ use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::driver::Driver;
 use crate::groups::Groups;
 use crate::pace::Pace;
+use crate::modules::Modules;
+use crate::modules::files::FilesError;
 use crate::registry::Registry;
 use crate::session;
 use crate::status::{self, Health};
@@ -64,6 +66,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Stored positions.
     pub groups: Arc<Groups>,
+    /// Users' modules.
+    pub modules: Arc<Modules>,
     /// Bytes of batches on their way to the disk.
     pub produce_budget: Arc<Semaphore>,
     /// Checks what producers send.
@@ -137,6 +141,9 @@ pub enum StartError {
     /// The node's metadata cannot be opened.
     #[error("the node's metadata: {0}")]
     Metadata(#[from] StoreError),
+    /// The module folder cannot be used.
+    #[error("the module folder: {0}")]
+    Modules(#[from] FilesError),
     /// The node's certificates cannot be had.
     #[error("the node's certificates: {0}")]
     Certificates(#[from] AuthorityError),
@@ -192,6 +199,7 @@ impl Broker {
             store: store.clone(),
             registry: Arc::new(registry),
             groups: Arc::new(groups),
+            modules: Arc::new(Modules::open(&config.data_dir, config.compiler.clone())?),
             produce_budget: Arc::new(Semaphore::new(config.produce_budget_bytes)),
             validator: Validator::default(),
             // Less than one batch would never be enough.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weir_core::access::Access;
 use weir_core::limits;
 use weir_log::LogConfig;
+use weir_wasm::Compiler;
 
 /// Settings of a broker. [`BrokerConfig::new`] fills in everything but the folder.
 #[derive(Clone, Debug)]
@@ -44,6 +45,9 @@ pub struct BrokerConfig {
     /// Bytes of batches that may wait in memory for subscribers that do not read, all of them
     /// together. Beyond that they are forgotten and read again.
     pub slow_budget_bytes: usize,
+    /// Where uploaded modules are compiled. In a process of its own, or a hostile module could take
+    /// the node's memory and time.
+    pub compiler: Compiler,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -70,6 +74,7 @@ impl BrokerConfig {
             send_window_bytes: limits::SEND_WINDOW_BYTES,
             trickle_linger: limits::TRICKLE_LINGER,
             slow_budget_bytes: limits::SLOW_BUDGET_BYTES,
+            compiler: Compiler::Here,
             mtu: None,
         }
     }

@@ -12,6 +12,7 @@ pub mod driver;
 mod groups;
 pub mod meter;
 mod pace;
+mod modules;
 pub mod partition;
 mod produce;
 mod registry;

@@ -5,6 +5,8 @@ use crate::store::{Store, StoreError};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use weir_core::metadata::{Ask, Change, Image, MetadataError, Topic};
+use weir_core::module::name::ModuleRef;
+use weir_core::module::{Module, ModuleError};
 use weir_core::partition::view::PartitionView;
 use weir_core::topic::TopicConfig;
 use weir_core::wire::{ErrorCode, WireError};
@@ -108,6 +110,18 @@ impl Registry {
         self.read().image.topics().cloned().collect()
     }
 
+    /// The module of this name and version.
+    #[must_use]
+    pub fn module(&self, id: &ModuleRef) -> Option<Module> {
+        self.read().image.module(id).cloned()
+    }
+
+    /// All modules, by name and version.
+    #[must_use]
+    pub fn modules(&self) -> Vec<Module> {
+        self.read().image.modules().cloned().collect()
+    }
+
     /// The name of a topic.
     #[must_use]
     pub fn topic_name(&self, id: TopicId) -> Option<Arc<str>> {
@@ -116,8 +130,7 @@ impl Registry {
         Some(first.topic_name.clone())
     }
 
-    /// Decides a change, makes it durable and applies it. Returns the topic after it, or as it was
-    /// if it is gone.
+    /// Changes a topic. Returns it as it is after the change, or as it was if it is gone.
     ///
     /// # Errors
     /// [`WireError`]: refused, or the disk failed.
@@ -126,17 +139,56 @@ impl Registry {
     /// Not cancel safe by itself: run it in a task of its own, so that a durable change is always
     /// applied.
     pub async fn change(&self, now: TimestampMs, ask: Ask) -> Result<Topic, WireError> {
+        let before = match &ask {
+            Ask::Delete { name } => self.topic(name),
+            _ => None,
+        };
+        match self.decide(now, ask).await? {
+            Change::Put(topic) => Ok(topic),
+            _ => before.ok_or_else(|| WireError::new(ErrorCode::UnknownTopic, "it is gone")),
+        }
+    }
+
+    /// Makes a module known. Returns it as it is known.
+    ///
+    /// # Errors
+    /// As [`Registry::change`].
+    ///
+    /// # Cancel safety
+    /// As [`Registry::change`].
+    pub async fn put_module(&self, now: TimestampMs, module: Module) -> Result<Module, WireError> {
+        match self.decide(now, Ask::PutModule(module.clone())).await? {
+            Change::PutModule(known) => Ok(known),
+            _ => Ok(module),
+        }
+    }
+
+    /// Forgets a module version. Returns it as it was.
+    ///
+    /// # Errors
+    /// As [`Registry::change`].
+    ///
+    /// # Cancel safety
+    /// As [`Registry::change`].
+    pub async fn remove_module(
+        &self,
+        now: TimestampMs,
+        id: ModuleRef,
+    ) -> Result<Option<Module>, WireError> {
+        let before = self.module(&id);
+        self.decide(now, Ask::RemoveModule(id)).await?;
+        Ok(before)
+    }
+
+    /// Decides a change, makes it durable and applies it.
+    async fn decide(&self, now: TimestampMs, ask: Ask) -> Result<Change, WireError> {
         let _one_at_a_time = self.changing.lock().await;
-        let (change, before, after) = {
+        let (change, after) = {
             let state = self.read();
             let change = state.image.decide(now, &ask).map_err(metadata_error)?;
             let mut next = state.image.clone();
             next.apply(&change);
-            let name = match &change {
-                Change::Put(topic) => &topic.name,
-                Change::Removed { name } => name,
-            };
-            (change.clone(), state.image.topic(name).cloned(), next.counters())
+            (change, next.counters())
         };
         let store = self.store.clone();
         let durable = {
@@ -149,12 +201,7 @@ impl Registry {
             Err(panic) => return Err(WireError::unknown(ErrorCode::Internal, panic.to_string())),
         }
         self.apply(&change);
-        match change {
-            Change::Put(topic) => Ok(topic),
-            Change::Removed { name } => before.ok_or_else(|| {
-                WireError::new(ErrorCode::UnknownTopic, format!("`{name}` is gone"))
-            }),
-        }
+        Ok(change)
     }
 
     fn apply(&self, change: &Change) {
@@ -176,6 +223,7 @@ impl Registry {
                         }
                     }
                 }
+                Change::PutModule(_) | Change::RemovedModule(_) => state.image.apply(change),
             }
         }
         if let Change::Put(topic) = change {
@@ -246,6 +294,11 @@ fn metadata_error(error: MetadataError) -> WireError {
         MetadataError::Unknown(_) => ErrorCode::UnknownTopic,
         MetadataError::Topic(_) => ErrorCode::InvalidArgument,
         MetadataError::Limit => ErrorCode::LimitReached,
+        MetadataError::Module(module) => match module {
+            ModuleError::Unknown(_) => ErrorCode::UnknownModule,
+            ModuleError::Limit => ErrorCode::LimitReached,
+            _ => ErrorCode::InvalidModule,
+        },
     };
     WireError::new(code, error.to_string())
 }

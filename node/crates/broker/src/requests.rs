@@ -1,5 +1,7 @@
 //! Control requests: one question and one answer, on a stream of their own.
 
+use crate::modules::files::{FilesError, ModuleFiles};
+use crate::modules::files_error;
 use crate::registry::store_error;
 use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
@@ -7,6 +9,7 @@ use crate::subscribe::resolve;
 use weir_core::access::Role;
 use weir_core::limits;
 use weir_core::metadata::{Ask, Topic};
+use weir_core::module::name::ModuleRef;
 use weir_core::topic::check_name;
 use weir_core::wire::message::{
     GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
@@ -76,6 +79,22 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
             Ok(Response::Groups { groups: session.shared.groups.list() })
         }
         Request::DeleteGroup { group, topics } => delete_group(session, group, topics).await,
+        Request::Modules {} => {
+            session.authorize(Role::Consume, None)?;
+            Ok(Response::Modules { modules: session.shared.registry.modules() })
+        }
+        Request::BeginUpload { sha256, bytes } => {
+            upload(session, move |files| files.begin(&sha256, bytes)).await
+        }
+        Request::Upload { sha256, at, data } => {
+            if data.len() > limits::UPLOAD_PART_BYTES_MAX {
+                let message = format!("a part of {} bytes is too large", data.len());
+                return Err(WireError::new(ErrorCode::InvalidArgument, message));
+            }
+            upload(session, move |files| files.add(&sha256, at, &data)).await
+        }
+        Request::PushModule { id, sha256 } => push_module(session, id, sha256).await,
+        Request::DeleteModule { id } => delete_module(session, id).await,
         Request::Status {} => {
             let all = status::of_node(&session.shared);
             Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
@@ -265,6 +284,76 @@ async fn delete_group(
     session.authorize(Role::Admin, None)?;
     session.shared.groups.delete(session.shared.now(), &group, topics.as_deref()).await?;
     tracing::info!(group, peer = %session.connection.peer(), "group positions deleted");
+    Ok(Response::Done {})
+}
+
+/// A step of an upload, on a thread that may wait for the disk.
+async fn upload(
+    session: &Session,
+    step: impl FnOnce(&ModuleFiles) -> Result<u64, FilesError> + Send + 'static,
+) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let modules = session.shared.modules.clone();
+    match tokio::task::spawn_blocking(move || step(modules.files())).await {
+        Ok(Ok(have)) => Ok(Response::Upload { have }),
+        Ok(Err(error)) => Err(files_error(&error)),
+        Err(panic) => Err(WireError::new(ErrorCode::Internal, panic.to_string())),
+    }
+}
+
+async fn push_module(
+    session: &Session,
+    id: ModuleRef,
+    sha256: String,
+) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let shared = session.shared.clone();
+    // In a task of its own: a client that goes away must not cut a change in two.
+    let pushed = shared.tasks.spawn({
+        let shared = shared.clone();
+        async move {
+            let (modules, wanted) = (shared.modules.clone(), sha256.clone());
+            let finished =
+                tokio::task::spawn_blocking(move || modules.files().finish(&wanted)).await;
+            let finished =
+                finished.map_err(|panic| WireError::new(ErrorCode::Internal, panic.to_string()))?;
+            finished.map_err(|error| files_error(&error))?;
+            let now = shared.now();
+            let checked = shared.modules.check(id, &sha256, now).await;
+            let put = match checked {
+                Ok(module) => shared.registry.put_module(now, module).await,
+                Err(error) => Err(error),
+            };
+            if put.is_err() {
+                // Bytes that no version has are not kept.
+                shared.modules.forget(&sha256, &shared.registry);
+            }
+            put
+        }
+    });
+    let pushed = pushed.await;
+    let module =
+        pushed.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
+    tracing::info!(module = %module.id, peer = %session.connection.peer(), "module pushed");
+    Ok(Response::Modules { modules: vec![module] })
+}
+
+async fn delete_module(session: &Session, id: ModuleRef) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let shared = session.shared.clone();
+    let deleted = shared.tasks.spawn({
+        let (shared, id) = (shared.clone(), id.clone());
+        async move {
+            let before = shared.registry.remove_module(shared.now(), id).await?;
+            if let Some(module) = before {
+                shared.modules.forget(&module.sha256, &shared.registry);
+            }
+            Ok(())
+        }
+    });
+    let deleted = deleted.await;
+    deleted.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
+    tracing::info!(module = %id, peer = %session.connection.peer(), "module deleted");
     Ok(Response::Done {})
 }
 

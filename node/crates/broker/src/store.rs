@@ -7,10 +7,12 @@
 //! | `node` | [`NodeRow`] |
 //! | `counters` | [`CountersRow`] |
 //! | `topic/NAME` | [`Topic`] |
+//! | `module/NAME@VERSION` | [`Module`] |
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Mutex;
 use weir_core::metadata::{Change, Image, Topic};
+use weir_core::module::Module;
 use weir_core::{LeaderEpoch, ProducerId};
 use weir_log::{KvError, KvStore};
 
@@ -88,6 +90,10 @@ impl Store {
             let topic: Topic = decode(&String::from_utf8_lossy(&key), &value)?;
             image.apply(&Change::Put(topic));
         }
+        for (key, value) in kv.range(b"module/")? {
+            let module: Module = decode(&String::from_utf8_lossy(&key), &value)?;
+            image.apply(&Change::PutModule(module));
+        }
         image.raise_counters(row.next_topic, row.next_partition);
         let counters = Mutex::new(Counters { next_producer: row.next_producer, row });
         Ok((Store { kv, counters }, node, image))
@@ -106,6 +112,8 @@ impl Store {
         let (key, value) = match change {
             Change::Put(topic) => (format!("topic/{}", topic.name), Some(encode(topic))),
             Change::Removed { name } => (format!("topic/{name}"), None),
+            Change::PutModule(module) => (format!("module/{}", module.id), Some(encode(module))),
+            Change::RemovedModule(id) => (format!("module/{id}"), None),
         };
         let counters_value = encode(&row);
         self.kv

@@ -5,10 +5,12 @@
 //! are arguments. The same code therefore runs in the node, in the client SDK and in tests.
 
 pub mod access;
+
 pub mod entry;
 pub mod ids;
 pub mod limits;
 pub mod metadata;
+pub mod module;
 pub mod partition;
 pub mod partitioner;
 pub mod record;

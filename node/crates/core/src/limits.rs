@@ -89,6 +89,19 @@ pub const STATE_KEY_BYTES_MAX: usize = 4 * KIB;
 /// Longest value of keyed state, in bytes.
 pub const STATE_VALUE_BYTES_MAX: usize = 256 * KIB;
 
+// ---- modules ----
+
+/// Largest module, in bytes: a JavaScript engine with its module takes 12 MiB.
+pub const MODULE_BYTES_MAX: usize = 24 * MIB;
+/// Most module versions of one node.
+pub const NODE_MODULES_MAX: usize = 1_024;
+/// Largest part of an upload, in bytes.
+pub const UPLOAD_PART_BYTES_MAX: usize = 256 * KIB;
+/// Most uploads that are not finished; the oldest is dropped for another.
+pub const UPLOADS_MAX: usize = 8;
+/// Most bytes of a module's parameters, names and values.
+pub const MODULE_PARAMS_BYTES_MAX: usize = 64 * KIB;
+
 // ---- memory of a node, defaults ----
 
 /// Recent batches kept in memory for subscribers at the tail, all partitions together, in bytes.
@@ -132,6 +145,8 @@ const _: () = {
     // One stream cannot use up its connection: four unread ones leave nothing, so clients put
     // subscriptions on a connection of their own (see `docs/wire.md`, flow control).
     assert!(STREAM_WINDOW_BYTES * 4 <= NODE_CONNECTION_WINDOW_BYTES);
+    // A part of an upload fits a control message.
+    assert!(UPLOAD_PART_BYTES_MAX * 2 <= CONTROL_BYTES_MAX);
     assert!(MTU_LOOPBACK <= MTU_MAX);
     // Two keep-alives may be lost before a connection counts as idle.
     assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());

@@ -98,6 +98,7 @@ impl Consumer {
             until_end: self.settings.until_end,
             reset: self.settings.reset,
             skip_damage: self.settings.skip_damage,
+            filter: self.settings.filter.clone(),
         };
         (tokio::spawn(reader.run(start)).abort_handle(), self.generation)
     }

@@ -61,7 +61,11 @@ impl Batch {
     /// The offset of the first record.
     #[must_use]
     pub fn first_offset(&self) -> Offset {
-        self.batch.header().base_offset.plus(self.skip as u32)
+        let header = self.batch.header();
+        if header.is_dense() {
+            return header.base_offset.plus(self.skip as u32);
+        }
+        self.records().next().map_or(header.base_offset, |record| record.offset)
     }
 
     /// The offset after the last record.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_core::limits::{KIB, MIB};
+use weir_core::wire::message::FilterSpec;
 
 use super::{Consumer, ResetPolicy};
 use crate::client::{Client, METADATA_AGE_MAX};
@@ -34,6 +35,7 @@ pub(super) struct Settings {
     pub(super) until_end: bool,
     pub(super) skip_damage: bool,
     pub(super) metadata_refresh: Duration,
+    pub(super) filter: Option<FilterSpec>,
 }
 
 impl Settings {
@@ -57,6 +59,7 @@ impl ConsumerBuilder {
             until_end: false,
             skip_damage: false,
             metadata_refresh: METADATA_AGE_MAX,
+            filter: None,
         };
         ConsumerBuilder { settings }
     }
@@ -107,6 +110,13 @@ impl ConsumerBuilder {
     /// How often [`Consumer::assign_topics`] looks for partitions that were added; default 30 s.
     pub fn metadata_refresh(mut self, every: Duration) -> ConsumerBuilder {
         self.settings.metadata_refresh = every.max(Duration::from_millis(1));
+        self
+    }
+
+    /// A module that says, in the node, which records are sent; default none. Records that it drops
+    /// never cross the link, and the position moves on over them.
+    pub fn filter(mut self, filter: FilterSpec) -> ConsumerBuilder {
+        self.settings.filter = Some(filter);
         self
     }
 

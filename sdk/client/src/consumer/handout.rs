@@ -133,7 +133,13 @@ impl Consumer {
         if header.is_control() || header.end_offset() <= position {
             return Ok(None);
         }
-        let skip = position.since(header.base_offset) as usize;
+        let skip = match header.is_dense() {
+            true => position.since(header.base_offset) as usize,
+            false => records.iter().take_while(|record| record.offset < position).count(),
+        };
+        if skip >= records.len() {
+            return Ok(None);
+        }
         let data = frame.map(|frame| frame.header);
         Ok(Some(Batch {
             topic: assigned.source.topic.clone(),

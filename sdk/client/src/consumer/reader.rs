@@ -13,7 +13,7 @@ use weir_core::Offset;
 use weir_core::ids::{PartitionIndex, TopicId};
 use weir_core::limits::{CONTROL_BYTES_MAX, FRAME_BYTES_MAX, IDLE_TIMEOUT};
 use weir_core::wire::frame::DataHeader;
-use weir_core::wire::message::{StartAt, Subscribe, Subscribed};
+use weir_core::wire::message::{FilterSpec, StartAt, Subscribe, Subscribed};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 use weir_transport::{FrameError, FrameReader, FrameWriter, control};
 
@@ -104,6 +104,7 @@ pub(super) struct Reader {
     pub(super) until_end: bool,
     pub(super) reset: ResetPolicy,
     pub(super) skip_damage: bool,
+    pub(super) filter: Option<FilterSpec>,
 }
 
 /// Where a reader is.
@@ -195,6 +196,7 @@ impl Reader {
             start: place.from,
             frame_bytes_max: self.frame_bytes_max,
             until_end: self.until_end,
+            filter: self.filter.clone(),
         };
         let body = control::encode(&subscribe)?;
         writer.write(FrameKind::Subscribe as u8, 0, &[body]).await?;

@@ -1,19 +1,22 @@
 //! Control messages and the frames of the hot paths.
 
 use super::TIME;
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use weir_core::ids::{
     LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
 use weir_core::metadata::{Change, Topic};
+use weir_core::module::name::ModuleRef;
+use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
 use weir_core::wire::message::{
-    GroupInfo, GroupPosition, Hello, HelloReply, NodeStatus, PartitionStatus, Request,
-    ResolvedOffset, Response, ShardStatus, StartAt, Subscribe, Subscribed, TopicInfo,
+    FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply, NodeStatus,
+    PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt, Subscribe,
+    Subscribed, TopicInfo,
 };
 use weir_core::wire::{ErrorCode, FrameKind, Outcome, WireError};
 
@@ -100,7 +103,20 @@ pub fn requests() -> Vec<Request> {
         Request::DeleteGroup { group: group(), topics: Some(vec![TOPIC]) },
         Request::Status {},
         Request::ConfirmTime {},
+        Request::Modules {},
+        Request::BeginUpload { sha256: sha256(), bytes: 1 << 20 },
+        Request::Upload { sha256: sha256(), at: 7, data: Bytes::from_static(b"\0asm") },
+        Request::PushModule { id: module_id(), sha256: sha256() },
+        Request::DeleteModule { id: module_id() },
     ]
+}
+
+fn sha256() -> String {
+    "a5".repeat(32)
+}
+
+fn module_id() -> ModuleRef {
+    "gps-geofence@1.2.0".parse().expect("a reference")
 }
 
 fn group_position() -> GroupPosition {
@@ -132,7 +148,21 @@ pub fn responses() -> Vec<Response> {
         Response::Positions { positions: vec![group_position()] },
         Response::Groups { groups: vec![group] },
         Response::Status(Box::new(status())),
+        Response::Modules { modules: vec![module()] },
+        Response::Upload { have: 262_144 },
     ]
+}
+
+/// A module as metadata has it.
+pub fn module() -> Module {
+    Module {
+        id: module_id(),
+        kind: ModuleKind::Filter,
+        sha256: sha256(),
+        bytes: 20_000,
+        about: "Keeps positions inside a polygon.".into(),
+        created_at: TIME,
+    }
 }
 
 /// An error with all its numbers.
@@ -193,7 +223,18 @@ pub fn subscribe() -> Subscribe {
         start: StartAt::Time(TIME),
         frame_bytes_max: 65_536,
         until_end: true,
+        filter: None,
     }
+}
+
+/// A subscription with a filter.
+pub fn subscribe_filtered() -> Subscribe {
+    let filter = FilterSpec {
+        module: module_id(),
+        params: [("zone".to_owned(), "depot".to_owned())].into(),
+        on_error: FilterOnError::Drop,
+    };
+    Subscribe { filter: Some(filter), ..subscribe() }
 }
 
 /// Its answer.

@@ -26,19 +26,26 @@ pub struct RecordBatch {
 }
 
 impl RecordBatch {
-    /// Checks everything about a batch that comes from a producer or a peer: length, checksum,
-    /// header, and each record, unpacked if need be. `bytes` must be one batch exactly.
+    /// Checks everything about a batch that comes from a producer: length, checksum, header, and
+    /// each record, unpacked if need be. `bytes` must be one batch exactly, and no record may be
+    /// missing.
     ///
     /// # Errors
     /// What is wrong with it first.
     pub fn decode(bytes: Bytes) -> Result<RecordBatch, BatchError> {
         let mut batch = RecordBatch::decode_trusted(bytes)?;
+        let BatchHeader { last_offset_delta, record_count, .. } = batch.header;
+        if !batch.header.is_dense() {
+            let (delta, count) = (last_offset_delta as i32, record_count);
+            return Err(BatchError::LastOffsetDelta { delta, count });
+        }
         batch.walk(&batch.unpack()?)?;
         batch.walked = true;
         Ok(batch)
     }
 
-    /// As [`RecordBatch::decode`], and keeps the records that it unpacked.
+    /// As [`RecordBatch::decode`], and keeps the records that it unpacked. Records may be missing:
+    /// for what a node serves.
     ///
     /// # Errors
     /// What is wrong with it first.
@@ -68,6 +75,11 @@ impl RecordBatch {
             return Err(BatchError::Checksum { stored: header.crc, computed });
         }
         Ok(RecordBatch { header, bytes, walked: false })
+    }
+
+    /// A batch of this crate's own making.
+    pub(super) fn walked(header: BatchHeader, bytes: Bytes) -> RecordBatch {
+        RecordBatch { header, bytes, walked: true }
     }
 
     /// The header.
@@ -160,7 +172,7 @@ impl RecordBatch {
 
     fn walk(&self, unpacked: &[u8]) -> Result<(), BatchError> {
         let header = &self.header;
-        let newest = walk(unpacked, header.record_count, header.base_timestamp)?;
+        let newest = walk(unpacked, header)?;
         if newest != header.max_timestamp {
             return Err(BatchError::MaxTimestamp {
                 header: header.max_timestamp.0,

@@ -93,7 +93,8 @@ pub enum BatchError {
         /// Bytes that belong to no record.
         extra: usize,
     },
-    /// Offsets within the batch must count up from 0 without holes.
+    /// Offsets within the batch must ascend from 0, with as many holes as the header says: none in
+    /// a producer's batch.
     #[error(
         "record {index} of the batch has offset delta {delta}: \
          a producer's records count up from 0 without holes"

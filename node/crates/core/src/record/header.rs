@@ -30,7 +30,8 @@ pub struct BatchHeader {
     pub crc: u32,
     /// Bits 0-2 compression, bit 4 transactional, bit 5 control; all others 0.
     pub attributes: i16,
-    /// Offset of the last record, less the base offset.
+    /// Offset of the last record, less the base offset. Records may be missing before it, where
+    /// the batch was filtered.
     pub last_offset_delta: u32,
     /// What the records' timestamp deltas are relative to.
     pub base_timestamp: TimestampMs,
@@ -78,6 +79,12 @@ impl BatchHeader {
         header.check_attributes()?;
         header.check_producer()?;
         Ok(header)
+    }
+
+    /// Whether no record is missing: the offsets are base, base + 1, and so on.
+    #[must_use]
+    pub fn is_dense(&self) -> bool {
+        self.last_offset_delta == self.record_count - 1
     }
 
     /// The header as it is written before the records.
@@ -236,7 +243,7 @@ fn decode_last_offset_delta(raw: &[u8; BATCH_HEADER_BYTES]) -> Result<u32, Batch
     let count = decode_record_count(raw)?;
     let delta = i32::from_be_bytes(array(raw, 23));
     match u32::try_from(delta) {
-        Ok(valid) if valid == count - 1 => Ok(valid),
+        Ok(valid) if (count - 1..limits::BATCH_RECORDS_MAX as u32).contains(&valid) => Ok(valid),
         _ => Err(BatchError::LastOffsetDelta { delta, count }),
     }
 }

@@ -1,7 +1,7 @@
 //! Records: parsing them out of a batch, and what they look like outside of one.
 
-use super::BatchError;
 use super::varint::Cursor;
+use super::{BatchError, BatchHeader};
 use crate::ids::{Offset, TimestampMs};
 use crate::limits;
 use bytes::Bytes;
@@ -54,6 +54,16 @@ impl Records {
             index: 0,
             count: self.count,
         }
+    }
+
+    /// Each record with the bytes that it takes in the batch.
+    pub(super) fn iter_raw(&self) -> impl Iterator<Item = (RecordView<'_>, &[u8])> {
+        let mut iter = self.iter();
+        std::iter::from_fn(move || {
+            let before = iter.cursor.rest();
+            let view = iter.next()?;
+            Some((view, &before[..before.len() - iter.cursor.rest().len()]))
+        })
     }
 
     /// Each record in turn with its offset. Keys, values and headers are slices that keep the
@@ -148,7 +158,8 @@ impl<'a> Iterator for RecordIter<'a> {
             self.count = self.index;
             return None;
         };
-        let offset = self.base_offset.plus(self.index);
+        // Checked by the walk: not negative.
+        let offset = self.base_offset.plus(raw.offset_delta.cast_unsigned());
         self.index += 1;
         Some(RecordView {
             offset,
@@ -395,21 +406,23 @@ impl<'a> HeaderView<'a> {
 }
 
 /// Walks all records of a batch and checks each. Returns the newest timestamp.
-pub(super) fn walk(
-    bytes: &[u8],
-    count: u32,
-    base_timestamp: TimestampMs,
-) -> Result<TimestampMs, BatchError> {
+pub(super) fn walk(bytes: &[u8], header: &BatchHeader) -> Result<TimestampMs, BatchError> {
     let mut cursor = Cursor::new(bytes);
     let mut newest = TimestampMs(i64::MIN);
-    for index in 0..count {
+    // How many offsets may be missing before the next record.
+    let mut holes = header.last_offset_delta - (header.record_count - 1);
+    let mut expected = 0_u32;
+    for index in 0..header.record_count {
         let raw = RawRecord::parse(&mut cursor)
             .map_err(|what| BatchError::RecordMalformed { index, what })?;
-        if i64::from(raw.offset_delta) != i64::from(index) {
-            return Err(BatchError::OffsetsNotDense { index, delta: raw.offset_delta });
-        }
+        let delta = raw.offset_delta;
+        let skipped = u32::try_from(delta).ok().and_then(|delta| delta.checked_sub(expected));
+        let Some(left) = skipped.and_then(|skipped| holes.checked_sub(skipped)) else {
+            return Err(BatchError::OffsetsNotDense { index, delta });
+        };
+        (holes, expected) = (left, delta.cast_unsigned() + 1);
         check_payload(&raw, index)?;
-        newest = newest.max(raw.timestamp(base_timestamp));
+        newest = newest.max(raw.timestamp(header.base_timestamp));
     }
     match cursor.rest().len() {
         0 => Ok(newest),

@@ -15,7 +15,7 @@
 //! | 16 | 1 | magic, 2 |
 //! | 17 | 4 | CRC-32C of byte 21 to the end |
 //! | 21 | 2 | attributes: bits 0-2 compression, bit 4 transactional, bit 5 control |
-//! | 23 | 4 | last offset delta: record count - 1 |
+//! | 23 | 4 | last offset delta: record count - 1, more where records were left out |
 //! | 27 | 8 | base timestamp, ms since the Unix epoch |
 //! | 35 | 8 | newest timestamp, ms since the Unix epoch |
 //! | 43 | 8 | producer id, or -1 |
@@ -28,7 +28,8 @@
 //! timestamp; offset less base offset; key length (-1: null) and key; value length (-1: null) and
 //! value; header count; per header, name length and name, value length (-1: null) and value.
 //!
-//! Stricter than Kafka: offsets are dense, the newest timestamp is right, header names are valid
+//! Stricter than Kafka: a producer's offsets are dense (a batch that was filtered on its way to a
+//! consumer has holes), the newest timestamp is right, header names are valid
 //! UTF-8, unassigned attribute bits are 0, and everything keeps within [`crate::limits`].
 //!
 //! # Example
@@ -56,6 +57,7 @@ mod compress;
 mod error;
 mod header;
 mod iter;
+mod retain;
 mod varint;
 
 pub use batch::{RecordBatch, SplitBatches, split_batch, split_batches};
@@ -68,3 +70,4 @@ pub use header::{
 pub use iter::{
     Header, HeaderName, HeaderView, Headers, IntoRecords, Record, RecordIter, RecordView, Records,
 };
+pub use retain::Retained;

@@ -97,6 +97,12 @@ error_codes! {
     UnknownGroup = 23, "unknown-group", false;
     /// The topic was deleted while the stream was open.
     TopicDeleted = 24, "topic-deleted", false;
+    /// The node has no module of this name and version.
+    UnknownModule = 25, "unknown-module", false;
+    /// The module, its parameters or its upload are not acceptable.
+    InvalidModule = 26, "invalid-module", false;
+    /// A module failed on a record.
+    ModuleFailed = 27, "module-failed", false;
 }
 
 impl fmt::Display for ErrorCode {
@@ -133,7 +139,8 @@ pub struct WireError {
     /// For [`ErrorCode::OutOfRange`]: the end of what may be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_end: Option<Offset>,
-    /// For [`ErrorCode::Corrupt`]: the first offset after the damage.
+    /// For [`ErrorCode::Corrupt`] and [`ErrorCode::ModuleFailed`]: the first offset after the damage
+    /// or the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_at: Option<Offset>,
 }

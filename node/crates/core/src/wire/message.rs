@@ -6,8 +6,12 @@
 //! [`ErrorCode::Unsupported`]: super::ErrorCode::Unsupported
 
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
+use crate::module::Module;
+use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// First message on a connection, from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,36 @@ pub struct Subscribe {
     /// End the stream at the high watermark of this moment instead of going on for ever.
     #[serde(default)]
     pub until_end: bool,
+    /// Send only what a module keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterSpec>,
+}
+
+/// A filter on a subscription: a module that says of each record whether it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterSpec {
+    /// Which version of which module.
+    pub module: ModuleRef,
+    /// What the module is told at its start.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// What happens to a record that it cannot judge.
+    #[serde(default)]
+    pub on_error: FilterOnError,
+}
+
+/// What happens to a record that a filter cannot judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterOnError {
+    /// The subscription ends with [`ErrorCode::ModuleFailed`](super::ErrorCode::ModuleFailed),
+    /// which names its offset.
+    #[default]
+    Fail,
+    /// It is left out and counted.
+    Drop,
+    /// It is sent and counted.
+    Keep,
 }
 
 /// Answer to [`Subscribe`]; data follows.
@@ -163,6 +197,36 @@ pub enum Request {
         #[serde(default)]
         topics: Option<Vec<TopicId>>,
     },
+    /// All modules.
+    Modules {},
+    /// How much of an upload the node has: uploads go on where they were cut off.
+    BeginUpload {
+        /// SHA-256 of the whole, in hex.
+        sha256: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The next part of an upload.
+    Upload {
+        /// SHA-256 of the whole, in hex.
+        sha256: String,
+        /// Where the part begins: what the node has so far.
+        at: u64,
+        /// The part, at most [`limits::UPLOAD_PART_BYTES_MAX`](crate::limits::UPLOAD_PART_BYTES_MAX).
+        data: Bytes,
+    },
+    /// Check what was uploaded, and make it known under a name and version.
+    PushModule {
+        /// The name and version.
+        id: ModuleRef,
+        /// SHA-256 of the whole, in hex.
+        sha256: String,
+    },
+    /// Forget a module version.
+    DeleteModule {
+        /// Which.
+        id: ModuleRef,
+    },
     /// The node and its partitions.
     Status {},
     /// The operator confirms that the wall clock is right: age retention may go on.
@@ -215,6 +279,16 @@ pub enum Response {
     Groups {
         /// Names and how many positions each has stored.
         groups: Vec<GroupInfo>,
+    },
+    /// To `Modules` and `PushModule`.
+    Modules {
+        /// By name and version.
+        modules: Vec<Module>,
+    },
+    /// To `BeginUpload` and `Upload`.
+    Upload {
+        /// How many bytes the node has, from the start.
+        have: u64,
     },
     /// To `Status`.
     Status(Box<NodeStatus>),

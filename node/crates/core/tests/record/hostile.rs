@@ -69,11 +69,22 @@ fn counts_are_bounded() {
         let refused = BatchError::RecordCount { count: count.cast_signed(), max };
         assert_eq!(refusal(count, &tiny(0)), refused);
     }
-    for (delta, count) in [(1, 1), (0, 2), (2, 2), (-1, 2)] {
+    for (delta, count) in [(0, 2), (-1, 2), (max as i32, 2)] {
         let last_offset_delta = i32::cast_unsigned(delta);
         let header = BatchHeader { last_offset_delta, ..plain_header(count) };
         let refused = BatchError::LastOffsetDelta { delta, count };
         assert_eq!(refusal_of(header, &[tiny(0), tiny(1)].concat()), refused);
+    }
+    // Holes are for what was filtered, not for what is produced.
+    let header = BatchHeader { last_offset_delta: 5, ..plain_header(2) };
+    let holes = sealed(header, &[tiny(1), tiny(4)].concat());
+    assert!(RecordBatch::decode_with_records(holes.clone()).is_ok());
+    let refused = BatchError::LastOffsetDelta { delta: 5, count: 2 };
+    assert_eq!(RecordBatch::decode(holes).unwrap_err(), refused);
+    for (first, second) in [(1, 6), (1, 1), (4, 1)] {
+        let beyond = sealed(header, &[tiny(first), tiny(second)].concat());
+        let refused = BatchError::OffsetsNotDense { index: 1, delta: second as i32 };
+        assert_eq!(RecordBatch::decode_with_records(beyond).unwrap_err(), refused);
     }
     // More records than there are, and fewer.
     let missing = refusal(2, &tiny(0));

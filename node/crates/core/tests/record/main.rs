@@ -7,5 +7,6 @@ mod hostile;
 mod kafka;
 mod limits;
 mod memory;
+mod retain;
 mod round_trip;
 mod support;

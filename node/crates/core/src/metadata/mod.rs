@@ -1,4 +1,5 @@
-//! The metadata state machine: topics, their partitions and the counters that ids come from.
+//! The metadata state machine: topics, their partitions, modules, and the counters that ids come
+//! from.
 //!
 //! Pure: a request is decided against the image ([`Image::decide`]), which yields one [`Change`];
 //! whoever drives it makes the change durable and then applies it ([`Image::apply`]). Replay of
@@ -7,9 +8,13 @@
 
 use crate::ids::{PartitionId, PartitionIndex, TimestampMs, TopicId};
 use crate::limits;
+use crate::module::name::ModuleRef;
+use crate::module::{Module, ModuleError};
 use crate::topic::{self, TopicChange, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+mod modules;
 
 /// The partition that holds the positions of consumer groups.
 pub const GROUPS_PARTITION: PartitionId = PartitionId(0);
@@ -34,6 +39,7 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     topics: BTreeMap<String, Topic>,
+    modules: BTreeMap<ModuleRef, Module>,
     next_topic: u32,
     next_partition: u32,
     partitions: usize,
@@ -61,6 +67,10 @@ pub enum Ask {
         /// Its name.
         name: String,
     },
+    /// Make an uploaded module known.
+    PutModule(Module),
+    /// Forget a module version.
+    RemoveModule(ModuleRef),
 }
 
 /// A decided change. It carries its results, ids included, so that replay decides nothing.
@@ -74,6 +84,10 @@ pub enum Change {
         /// Its name.
         name: String,
     },
+    /// The module is known.
+    PutModule(Module),
+    /// The module is gone.
+    RemovedModule(ModuleRef),
 }
 
 /// Why a request is refused. Nothing changed.
@@ -88,6 +102,9 @@ pub enum MetadataError {
     /// The name or a setting is not allowed.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// It concerns a module.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
     /// The node has as many topics or partitions as it may.
     #[error(
         "the node's limit is reached: {} topics, {} partitions",
@@ -101,6 +118,7 @@ impl Default for Image {
     fn default() -> Image {
         Image {
             topics: BTreeMap::new(),
+            modules: BTreeMap::new(),
             next_topic: 1,
             next_partition: GROUPS_PARTITION.0 + 1,
             partitions: 0,
@@ -145,6 +163,8 @@ impl Image {
                 true => Ok(Change::Removed { name: name.clone() }),
                 false => Err(MetadataError::Unknown(name.clone())),
             },
+            Ask::PutModule(module) => Ok(self.decide_put_module(module)?),
+            Ask::RemoveModule(id) => Ok(self.decide_remove_module(id)?),
         }
     }
 
@@ -203,6 +223,12 @@ impl Image {
                 if let Some(removed) = self.topics.remove(name) {
                     self.partitions -= removed.partitions.len();
                 }
+            }
+            Change::PutModule(module) => {
+                self.modules.insert(module.id.clone(), module.clone());
+            }
+            Change::RemovedModule(id) => {
+                self.modules.remove(id);
             }
         }
     }
