@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use weir_broker::{Broker, BrokerConfig, Reporter, StartError};
+use weir_broker::{Broker, BrokerConfig, Compiler, Reporter, StartError};
 use weir_core::access::Access;
 use weir_core::wire::message::NodeStatus;
 use weir_log::LogConfig;
@@ -100,8 +100,16 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.mtu = settings.mtu.0;
     config.receive_window_bytes = bytes(settings.connection_window.0);
     config.send_window_bytes = bytes(settings.send_window.0);
+    config.compiler = compiler();
     set_log(&mut config.log, settings);
     Ok(config)
+}
+
+/// Modules are compiled by this program, started once more. Linux knows the running one by this name
+/// also after its file was replaced.
+fn compiler() -> Compiler {
+    let args = ["module", "compile"].map(str::to_owned).to_vec();
+    Compiler::Child { program: "/proc/self/exe".into(), args }
 }
 
 /// Names every field, so that one that cannot be set does not compile.

@@ -12,7 +12,11 @@
 //! once QUIC took those. So a subscriber that never reads costs no more than that, whatever the
 //! size of its batches; and for one that reads a little at a time the node does not read more than
 //! a fixed multiple of what it sends.
+//!
+//! A filter stands between reading and framing. What it keeps of a chunk is a frame like any other,
+//! made again the same way where it was parked: a filter decides by the record alone.
 
+use crate::modules::Filter;
 use crate::partition::{Partition, Progress};
 use crate::session::{Session, decode, encode, protocol, refuse};
 use bytes::Bytes;
@@ -24,8 +28,9 @@ use tokio::time::{sleep, timeout};
 use weir_core::Offset;
 use weir_core::access::Role;
 use weir_core::limits;
+use weir_core::module::ModuleKind;
 use weir_core::wire::frame::DataHeader;
-use weir_core::wire::message::{StartAt, Subscribe, Subscribed};
+use weir_core::wire::message::{FilterSpec, StartAt, Subscribe, Subscribed};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 use weir_log::{Log, ReadChunk, ReadError};
 use weir_transport::{CloseReason, FrameError, FrameReader, FrameWriter};
@@ -110,6 +115,10 @@ struct Subscription {
     greeting: Option<Subscribed>,
     /// The data frame that was written last.
     last: Frame,
+    /// What decides which records are sent.
+    filter: Option<Filter>,
+    /// The position that the subscriber was told last, and when.
+    told: (Offset, Instant),
 }
 
 /// Where a data frame came from: enough to make it again.
@@ -141,6 +150,10 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
         0 => limits::FETCH_CHUNK_BYTES,
         asked => asked.min(limits::FETCH_CHUNK_BYTES),
     };
+    let filter = match ask.filter {
+        Some(spec) => Some(open_filter(session, spec).await?),
+        None => None,
+    };
     Ok(Subscription {
         session: session.clone(),
         until: ask.until_end.then_some(now.high_watermark),
@@ -155,7 +168,25 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
         progress,
         partition,
         last: Frame::default(),
+        filter,
+        told: (next, Instant::now()),
     })
+}
+
+async fn open_filter(session: &Session, spec: FilterSpec) -> Result<Filter, WireError> {
+    let module = session.shared.registry.module(&spec.module).ok_or_else(|| {
+        let message = format!(
+            "the node has no module {}; `weir module list` tells what it has",
+            spec.module
+        );
+        WireError::new(ErrorCode::UnknownModule, message)
+    })?;
+    if module.kind != ModuleKind::Filter {
+        let message = format!("{} is a {}, not a filter", spec.module, module.kind.name());
+        return Err(WireError::new(ErrorCode::InvalidModule, message));
+    }
+    let modules = session.shared.modules.clone();
+    Filter::open(&modules, spec, &module.sha256).await
 }
 
 /// The offset that a position names in a partition.
@@ -209,6 +240,9 @@ impl Subscription {
             } else if self.next < end {
                 self.send(writer, progress, end).await?;
             } else if self.until.is_some_and(|until| self.next >= until) {
+                if self.told.0 < self.next {
+                    self.heartbeat(writer).await?;
+                }
                 return Ok(());
             } else {
                 self.wait(writer).await?;
@@ -218,13 +252,23 @@ impl Subscription {
 
     /// Waits for the partition to move, and says that the node is alive if it takes long.
     async fn wait(&mut self, writer: &mut FrameWriter) -> Result<(), Ended> {
-        match timeout(limits::HEARTBEAT_INTERVAL, self.progress.changed()).await {
+        let patience = match self.told.0 < self.next {
+            // A filter kept nothing of the last records.
+            true => limits::FILTERED_INTERVAL.saturating_sub(self.told.1.elapsed()),
+            false => limits::HEARTBEAT_INTERVAL,
+        };
+        match timeout(patience, self.progress.changed()).await {
             Ok(_) => Ok(()),
-            Err(_) => {
-                let body = self.header(self.partition.progress_now());
-                Ok(writer.write(FrameKind::Heartbeat as u8, 0, &[body]).await?)
-            }
+            Err(_) => self.heartbeat(writer).await,
         }
+    }
+
+    /// Says that the node is alive, and how far the subscription is.
+    async fn heartbeat(&mut self, writer: &mut FrameWriter) -> Result<(), Ended> {
+        let body = self.header(self.partition.progress_now());
+        writer.write(FrameKind::Heartbeat as u8, 0, &[body]).await?;
+        self.told = (self.next, Instant::now());
+        Ok(())
     }
 
     fn header(&self, progress: Progress) -> Bytes {
@@ -246,6 +290,10 @@ impl Subscription {
         let (chunk, share) = self.fetch(start, end).await.map_err(Ended::Refused)?;
         self.next = chunk.next_offset;
         if chunk.batches.is_empty() {
+            drop(share);
+            if self.told.1.elapsed() >= limits::FILTERED_INTERVAL {
+                self.heartbeat(writer).await?;
+            }
             return Ok(());
         }
         let bytes = chunk.bytes;
@@ -262,6 +310,7 @@ impl Subscription {
         if !taken {
             self.deliver(writer).await?;
         }
+        self.told = (self.next, Instant::now());
         self.partition.meter.sent(Instant::now(), bytes);
         Ok(())
     }
@@ -328,13 +377,19 @@ impl Subscription {
         Ok(())
     }
 
-    /// Reads on from `from`: at least one entry, nothing that ends beyond `end`.
-    async fn fetch(&self, from: Offset, end: Offset) -> Result<Fetched, WireError> {
-        let fetched = self.read(from, end).await?;
-        if fetched.0.next_offset <= from {
+    /// Reads on from `from`: at least one entry, nothing that ends beyond `end`; of those, what the
+    /// filter keeps.
+    async fn fetch(&mut self, from: Offset, end: Offset) -> Result<Fetched, WireError> {
+        let mut fetched = self.read(from, end).await?;
+        let chunk = &mut fetched.0;
+        if chunk.next_offset <= from {
             // Below the high watermark there is always something.
             let message = format!("nothing to read at offset {from}");
             return Err(WireError::new(ErrorCode::Internal, message));
+        }
+        if let Some(filter) = &mut self.filter {
+            chunk.batches = filter.apply(std::mem::take(&mut chunk.batches), from).await?;
+            chunk.bytes = chunk.batches.iter().map(Bytes::len).sum();
         }
         Ok(fetched)
     }

@@ -37,6 +37,8 @@ pub const REQUEST_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A subscription that had nothing to send for this long sends its high watermark.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+/// A subscription whose filter kept nothing for this long says how far it is.
+pub const FILTERED_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection that was silent for this long is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a side with open work sends a keep-alive on a silent connection.

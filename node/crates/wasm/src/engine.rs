@@ -25,19 +25,49 @@ pub struct EngineError {
 pub struct Engine {
     pub(crate) wasm: wasmtime::Engine,
     pub(crate) ticker: Arc<Ticker>,
+    pub(crate) memory: Arc<MemoryPool>,
+}
+
+/// Linear memory of all instances of an engine together.
+#[derive(Debug)]
+pub(crate) struct MemoryPool {
+    free: AtomicUsize,
+}
+
+impl MemoryPool {
+    /// Takes so many bytes, or none if there are fewer.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let less = |free: usize| free.checked_sub(bytes);
+        self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give(&self, bytes: usize) {
+        self.free.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Engine {
-    /// An engine with its ticker, which sleeps until a guest runs.
+    /// An engine with its ticker, which sleeps until a guest runs. Its guests have
+    /// [`limits::GUESTS_MEMORY_BYTES_MAX`] together.
     ///
     /// # Errors
     /// If this machine's processor is not supported, or a thread cannot be had.
     pub fn new() -> Result<Engine, EngineError> {
+        Engine::with_memory(limits::GUESTS_MEMORY_BYTES_MAX)
+    }
+
+    /// An engine whose guests have so many bytes of linear memory together.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn with_memory(bytes: usize) -> Result<Engine, EngineError> {
         let failed = |reason: String| EngineError { reason };
         let wasm =
             wasmtime::Engine::new(&config()).map_err(|error| failed(format!("{error:#}")))?;
         let ticker = Ticker::start(wasm.clone()).map_err(|error| failed(error.to_string()))?;
-        Ok(Engine { wasm, ticker: Arc::new(ticker) })
+        let memory = Arc::new(MemoryPool { free: AtomicUsize::new(bytes) });
+        Ok(Engine { wasm, ticker: Arc::new(ticker), memory })
     }
 
     /// What compiled code depends on, besides the module: version and settings of the engine, and

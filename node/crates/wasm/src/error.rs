@@ -19,6 +19,11 @@ pub enum Denied {
         /// What it may have.
         limit: usize,
     },
+    /// Linear memory of all guests of the node together, in bytes.
+    NodeMemory {
+        /// How much more it wanted.
+        wanted: usize,
+    },
     /// Table entries.
     Table {
         /// What it would have had.
@@ -34,6 +39,10 @@ impl fmt::Display for Denied {
             Denied::Memory { wanted, limit } => {
                 let mib = |bytes: &usize| bytes.div_ceil(1 << 20);
                 write!(f, "it wanted {} MiB of memory, the limit is {}", mib(wanted), mib(limit))
+            }
+            Denied::NodeMemory { wanted } => {
+                let mib = wanted.div_ceil(1 << 20);
+                write!(f, "it wanted {mib} MiB more memory, but the node's guests have used up theirs")
             }
             Denied::Table { wanted, limit } => {
                 write!(f, "it wanted {wanted} table entries, the limit is {limit}")

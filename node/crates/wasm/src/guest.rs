@@ -1,6 +1,7 @@
 //! What the host keeps for one instance: its limits, what it used of them, its log lines and state.
 
 use crate::abi::LogLevel;
+use crate::engine::MemoryPool;
 use crate::error::Denied;
 use crate::limits::{GuestLimits, MESSAGE_BYTES_MAX};
 use crate::state::StateBuffer;
@@ -24,6 +25,7 @@ pub struct LogLine {
 /// Data of one instance.
 pub(crate) struct Guest {
     pub(crate) limits: GuestLimits,
+    pool: Arc<MemoryPool>,
     /// Bytes of all linear memories.
     pub(crate) memory_bytes: usize,
     table_entries: usize,
@@ -41,9 +43,10 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    pub(crate) fn new(limits: GuestLimits) -> Guest {
+    pub(crate) fn new(limits: GuestLimits, pool: Arc<MemoryPool>) -> Guest {
         Guest {
             limits,
+            pool,
             memory_bytes: 0,
             table_entries: 0,
             denied: None,
@@ -84,6 +87,12 @@ pub(crate) fn cut(message: &mut String) {
     }
 }
 
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.pool.give(self.memory_bytes);
+    }
+}
+
 impl ResourceLimiter for Guest {
     fn memory_growing(
         &mut self,
@@ -99,6 +108,11 @@ impl ResourceLimiter for Guest {
         if wanted > self.limits.memory_bytes {
             let limit = self.limits.memory_bytes;
             self.denied.get_or_insert(Denied::Memory { wanted, limit });
+            return Ok(false);
+        }
+        let more = wanted - self.memory_bytes;
+        if !self.pool.take(more) {
+            self.denied.get_or_insert(Denied::NodeMemory { wanted: more });
             return Ok(false);
         }
         self.memory_bytes = wanted;

@@ -227,7 +227,7 @@ async fn instantiate(
     pre: &InstancePre<Guest>,
     limits: GuestLimits,
 ) -> Result<(Store<Guest>, Linked), GuestError> {
-    let mut store = Store::new(&engine.wasm, Guest::new(limits));
+    let mut store = Store::new(&engine.wasm, Guest::new(limits, engine.memory.clone()));
     store.limiter(|guest| guest);
     store.epoch_deadline_callback(|store: StoreContextMut<'_, Guest>| {
         let guest = store.data();

@@ -33,6 +33,8 @@ pub const COMPILED_BYTES_MAX: usize = 256 * MIB;
 
 // ---- running ----
 
+/// Linear memory of all guests of a node together, in bytes.
+pub const GUESTS_MEMORY_BYTES_MAX: usize = 512 * MIB;
 /// How often a running guest is looked at. One that is to stop does so within this, and others that
 /// wait for the thread get their turn.
 pub const TICK: Duration = Duration::from_millis(5);
@@ -131,6 +133,8 @@ impl Default for GuestLimits {
 const _: () = {
     // The largest record's state change always fits a call.
     assert!(STATE_KEY_BYTES_MAX + STATE_VALUE_BYTES_MAX <= GuestLimits::DEFAULT.state_bytes);
+    // One guest alone can have what it may have at most.
+    assert!(GuestLimits::CAPS.memory_bytes <= GUESTS_MEMORY_BYTES_MAX);
     // A page of a scan holds any one entry.
     assert!(STATE_KEY_BYTES_MAX + STATE_VALUE_BYTES_MAX <= SCAN_BYTES_MAX);
     // A transform may return what it was given.

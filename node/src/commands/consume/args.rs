@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 
 use weir_client::ResetPolicy;
-use weir_core::wire::message::StartAt;
+use weir_core::module::name::ModuleRef;
+use weir_core::wire::message::{FilterOnError, FilterSpec, StartAt};
 
 use super::format::{Format, Formatter};
 use super::from::From;
@@ -25,6 +26,7 @@ Examples:
   weir consume readings --from 2026-01-31T13:00:00Z -n 100 --format json
   weir consume readings --group dashboard                  go on where the group stopped
   weir consume gps.position host.sensors --format json --nested | jq .value
+  weir consume app.log --filter text-filter@1.0.0 --param text=ERROR
 
 Records of one partition come in their order; partitions come as they come. A group's position
 is stored once what stands before it was written to the output, so after a crash some records
@@ -65,6 +67,29 @@ pub struct Args {
     /// JSON: make values that are JSON part of the object
     #[arg(long)]
     pub nested: bool,
+    /// Have this module decide, in the node, which records are sent; `weir module list` shows them
+    #[arg(long, value_name = "NAME@VERSION")]
+    pub filter: Option<ModuleRef>,
+    /// A parameter of the filter; may be given several times
+    #[arg(
+        long = "param", value_name = "NAME=VALUE", requires = "filter",
+        value_parser = crate::commands::module::parse_param
+    )]
+    pub params: Vec<(String, String)>,
+    /// What becomes of a record that the filter cannot judge [default: fail]
+    #[arg(long, value_enum, requires = "filter")]
+    pub on_error: Option<OnError>,
+}
+
+/// What becomes of a record that a filter cannot judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnError {
+    /// End, and say at which offset
+    Fail,
+    /// Leave it out
+    Drop,
+    /// Print it
+    Keep,
 }
 
 /// What stands between the parts of a raw record.
@@ -87,6 +112,17 @@ impl Args {
             From::At(StartAt::Offset(_)) if self.group.is_none() => ResetPolicy::Fail,
             _ => ResetPolicy::Earliest,
         }
+    }
+
+    /// The filter asked for.
+    pub fn filter(&self) -> Option<FilterSpec> {
+        let module = self.filter.clone()?;
+        let on_error = match self.on_error {
+            None | Some(OnError::Fail) => FilterOnError::Fail,
+            Some(OnError::Drop) => FilterOnError::Drop,
+            Some(OnError::Keep) => FilterOnError::Keep,
+        };
+        Some(FilterSpec { module, params: self.params.iter().cloned().collect(), on_error })
     }
 
     /// How records are printed.

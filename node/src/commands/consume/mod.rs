@@ -109,6 +109,10 @@ fn chosen_partitions(asked: &[u32], topic: &TopicInfo) -> Result<Vec<u32>, Failu
 
 async fn subscribe(client: &Client, args: &Args, starts: &[Start]) -> Result<Consumer, Failure> {
     let builder = client.consumer().auto_commit(None).reset(args.reset());
+    let builder = match args.filter() {
+        Some(filter) => builder.filter(filter),
+        None => builder,
+    };
     let mut consumer = builder.until_end(args.until_end).build();
     let partitions: Vec<(&str, u32, StartAt)> = starts
         .iter()
@@ -183,6 +187,9 @@ impl Run {
                 () = &mut interrupted => return Ended::Interrupted,
                 () = self.output.ended() => return Ended::Output,
                 _ = tick.tick(), if self.args.group.is_some() => {
+                    if self.pass_over(consumer).await.is_err() {
+                        return Ended::Output;
+                    }
                     if let Err(failure) = self.commit_written().await {
                         return Ended::Failed(failure);
                     }
@@ -196,6 +203,7 @@ impl Run {
                     () = &mut interrupted => return Ended::Interrupted,
                     printed = self.print(&batch) => printed,
                 },
+                Ok(None) if self.pass_over(consumer).await.is_err() => return Ended::Output,
                 Ok(None) => return Ended::Done,
                 Err(error) => return Ended::Failed(sdk::consume_failure(&error)),
             };
@@ -226,6 +234,21 @@ impl Run {
         }
         let position = next.map(|next| (partition, next));
         self.output.write(Chunk { bytes, position }).await.map_err(|_| Ended::Output)
+    }
+
+    /// Moves the positions over what a filter left out behind the last record. To be called when
+    /// all that the consumer gave was handed to the output.
+    async fn pass_over(&self, consumer: &Consumer) -> Result<(), output::Ended> {
+        if self.args.filter.is_none() || self.args.group.is_none() {
+            return Ok(());
+        }
+        for (topic, partition) in consumer.assignment() {
+            if let Some(next) = consumer.position(topic, partition) {
+                let position = Some(((topic.clone(), partition), next));
+                self.output.write(Chunk { bytes: Vec::new(), position }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Stores the positions of what was written since the last call.

@@ -1,8 +1,9 @@
-//! `weir module`: what an author needs on a laptop. Nothing here talks to a node.
+//! `weir module`: what an author needs on a laptop, and the modules of a node.
 
 mod build;
 mod inspect;
 mod new;
+mod push;
 mod sdk_files;
 mod test;
 
@@ -29,6 +30,13 @@ enum Command {
     Test(Box<test::Args>),
     /// Show what a module is: its world, parameters, imports, size, hash
     Inspect(inspect::Args),
+    /// Upload a module to the node, under a name and version
+    Push(push::PushArgs),
+    /// Show the modules of the node, one a line
+    #[command(after_help = "Examples:\n  weir module list\n  weir module list --json")]
+    List,
+    /// Make the node forget module versions
+    Delete(push::DeleteArgs),
     /// What a node starts to compile a module in a process of its own
     #[command(hide = true, after_help = "Examples:\n  weir module compile < m.wasm > m.cwasm")]
     Compile,
@@ -41,12 +49,22 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
         Command::Build(args) => build::run(&args, globals).await,
         Command::Test(args) => test::run(*args, globals).await,
         Command::Inspect(args) => inspect::run(&args, globals).await,
+        Command::Push(args) => push::push(&args, globals).await,
+        Command::List => push::list(globals).await,
+        Command::Delete(args) => push::delete(&args, globals).await,
         Command::Compile => match weir_wasm::compile::child_main() {
             0 => Ok(()),
             // It has said on stderr what there is to say, to whoever started it.
             code => std::process::exit(code),
         },
     }
+}
+
+/// A parameter as the command line takes it: `NAME=VALUE`.
+pub fn parse_param(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = pair.ok_or_else(|| format!("`{text}` is no parameter: write name=value"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Reads and checks a module.

@@ -44,7 +44,7 @@ pub struct Args {
     #[command(flatten)]
     records: RecordArgs,
     /// A parameter of the module
-    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parse_param)]
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = super::parse_param)]
     params: Vec<(String, String)>,
     /// Compare what comes out with the lines of this file, and fail if it differs
     #[arg(long, value_name = "FILE")]
@@ -78,13 +78,6 @@ enum OnErrorArg {
     DeadLetter,
     /// End there
     Stop,
-}
-
-fn parse_param(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    let (name, value) =
-        pair.ok_or_else(|| format!("`{text}` is no parameter: write name=value"))?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// What a run added up to.

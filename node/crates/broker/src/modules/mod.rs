@@ -6,11 +6,11 @@
 
 pub mod files;
 pub mod filter;
-mod guests;
+pub mod meter;
 
 use crate::registry::Registry;
 use files::{FilesError, ModuleFiles};
-use guests::Guests;
+use meter::Meters;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use weir_core::TimestampMs;
 use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleKind};
 use weir_core::wire::{ErrorCode, WireError};
-use weir_wasm::{Cache, Compiler, Engine, Upload, World};
+use weir_wasm::{Cache, Compiler, Deployment, Engine, GuestThreads, Runner, Upload, World};
 
 pub use filter::Filter;
 
@@ -32,13 +32,14 @@ pub struct Modules {
     /// Compiled modules in use, by hash. One cell each, so that a module is compiled once however
     /// many ask for it at the same time.
     loaded: Mutex<HashMap<String, Arc<OnceCell<weir_wasm::Module>>>>,
+    meters: Meters,
 }
 
 /// What it takes to run modules.
 struct Machinery {
     engine: Engine,
     cache: Cache,
-    guests: Guests,
+    guests: GuestThreads,
 }
 
 impl std::fmt::Debug for Modules {
@@ -60,6 +61,7 @@ impl Modules {
             compiler,
             machinery: OnceCell::new(),
             loaded: Mutex::default(),
+            meters: Meters::default(),
         })
     }
 
@@ -67,6 +69,26 @@ impl Modules {
     #[must_use]
     pub fn files(&self) -> &ModuleFiles {
         &self.files
+    }
+
+    /// What modules did.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    /// Runs a module for one partition of one user, on a thread for guests, until the runner is
+    /// dropped.
+    ///
+    /// # Errors
+    /// Modules cannot run on this machine, or the node is shutting down.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn run(&self, deployment: Deployment) -> Result<Runner, WireError> {
+        let machinery = self.machinery().await?;
+        let runner = machinery.guests.run(deployment);
+        runner.map_err(|stopped| WireError::new(ErrorCode::ShuttingDown, stopped.to_string()))
     }
 
     /// Checks an upload that is complete, compiles it, and says what it is.
@@ -160,7 +182,9 @@ impl Modules {
                 let engine = Engine::new().map_err(|e| internal(&e))?;
                 let cache = Cache::open(&dir.join("compiled"), &dir.join("cache-secret"))
                     .map_err(|e| internal(&e))?;
-                let guests = Guests::start().map_err(|e| internal(&e))?;
+                // Half of the cores at most: the others are for the log and the network.
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                let guests = GuestThreads::start(cores / 2).map_err(|e| internal(&e))?;
                 Ok(Arc::new(Machinery { engine, cache, guests }))
             });
             made.await.unwrap_or_else(|p| Err(WireError::new(ErrorCode::Internal, p.to_string())))
