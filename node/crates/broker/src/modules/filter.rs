@@ -104,6 +104,10 @@ impl Filter {
         }
         let kept = (skip..records.len()).filter(|index| bit(&keep, *index)).count();
         self.count((records.len() - skip) as u64, kept as u64, filtered.report.cpu);
+        if kept == records.len() - skip {
+            // What lies before the position is passed over by the subscriber, as without a filter.
+            return Ok(Some(batch.into_bytes()));
+        }
         Ok(match batch.retain(&records, |index| index >= skip && bit(&keep, index)) {
             Retained::All => Some(batch.into_bytes()),
             Retained::Nothing => None,
