@@ -58,7 +58,8 @@ pub async fn push(args: &PushArgs, globals: &Globals) -> CommandResult {
     let client = connect::client(globals).await?;
     let bar = bar(globals, upload.component.len() as u64);
     let total = upload.component.len() as u64;
-    let pushed = client.admin().push_module(id.clone(), upload.component, |have| {
+    let admin = client.admin();
+    let pushed = admin.push_module(id.clone(), upload.component, |have| {
         bar.set_position(have);
         if have >= total {
             bar.set_message("the node checks and compiles it");
