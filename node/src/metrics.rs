@@ -5,7 +5,7 @@
 
 use crate::http::NodeHealth;
 use std::fmt::{Display, Write};
-use weir_core::wire::message::{NodeStatus, PartitionStatus, ShardStatus};
+use weir_core::wire::message::{FilterStatus, NodeStatus, PartitionStatus, ShardStatus};
 
 /// The media type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,6 +27,7 @@ pub fn render(health: &NodeHealth, status: Option<&NodeStatus>) -> String {
         node(&mut text, status);
         shards(&mut text, &status.shards);
         partitions(&mut text, &status.partitions);
+        filters(&mut text, &status.filters);
     }
     text.0
 }
@@ -54,6 +55,23 @@ fn node(text: &mut Text, status: &NodeStatus) {
     .sample(&[], status.appends_held);
     text.gauge("process_resident_memory_bytes", "Memory of the process that is resident.")
         .sample(&[], status.rss_bytes);
+}
+
+fn filters(text: &mut Text, filters: &[FilterStatus]) {
+    let mut each = |name, help, value: fn(&FilterStatus) -> f64| {
+        let mut family = text.family("counter", name, help);
+        for filter in filters {
+            family.sample(&[("module", &filter.module)], value(filter));
+        }
+    };
+    each("weir_filter_records_total", "Records that filters were asked about.", |f| {
+        f.records as f64
+    });
+    each("weir_filter_kept_records_total", "Records that filters kept.", |f| f.kept as f64);
+    each("weir_filter_failed_records_total", "Records that filters could not judge.", |f| {
+        f.failed as f64
+    });
+    each("weir_filter_cpu_seconds_total", "CPU time of filters.", |f| f.cpu_us as f64 / 1e6);
 }
 
 fn shards(text: &mut Text, shards: &[ShardStatus]) {

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
+use weir_tests::guests::example;
 use weir_tests::node_process::{NodeProcess, Ran, weir};
 
 /// What a command is told to show that `--json` gives JSON.
@@ -34,6 +35,13 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("group describe", Shown::By(&["dashboard"])),
     ("group reset", Shown::By(&["dashboard", "--to=earliest"])),
     ("group delete", Shown::By(&["doomed"])),
+    ("module new", Shown::By(&["filter", "kept", "--dir=PROJECT"])),
+    ("module build", Shown::Elsewhere),
+    ("module test", Shown::By(&["MODULE", "--input=LINES", "--param=text=o"])),
+    ("module inspect", Shown::By(&["MODULE"])),
+    ("module push", Shown::By(&["MODULE", "--name=kept", "--version=1.0.0"])),
+    ("module list", Shown::By(&[])),
+    ("module delete", Shown::By(&["kept@1.0.0"])),
     ("status", Shown::By(&[])),
     ("demo", Shown::Elsewhere),
     ("bench produce", Shown::Elsewhere),
@@ -102,6 +110,8 @@ fn json() -> Result<()> {
         ("NMEA", path("drive.nmea")),
         ("CSV", path("rows.csv")),
         ("OUT", path("certificates")),
+        ("MODULE", example("text_filter")),
+        ("PROJECT", path("project")),
     ];
     let mut shown = 0;
     for (command, how) in COMMANDS {

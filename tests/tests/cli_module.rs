@@ -2,20 +2,13 @@
 
 use anyhow::{Context, Result};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
+use weir_tests::guests::example;
 use weir_tests::node_process::{Ran, weir, weir_command};
 
-fn guest(name: &str) -> String {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let path = target.unwrap_or_else(default).join("guests").join(format!("{name}.wasm"));
-    assert!(path.exists(), "{} is missing: run `cargo xtask guests`", path.display());
-    path.to_string_lossy().into_owned()
-}
-
 fn test_module(name: &str, input: &Path, more: &[&str]) -> Ran {
-    let (guest, input) = (guest(name), input.to_string_lossy().into_owned());
+    let (guest, input) = (example(name), input.to_string_lossy().into_owned());
     let all = [&["module", "test", guest.as_str(), "--input", input.as_str()], more].concat();
     weir(&all)
 }
@@ -23,7 +16,7 @@ fn test_module(name: &str, input: &Path, more: &[&str]) -> Ran {
 /// Goal: what a module is, is shown to people and to programs; what is none is refused with advice.
 #[test]
 fn inspect() -> Result<()> {
-    let guest = guest("gps_geofence");
+    let guest = example("gps_geofence");
     let json = weir(&["module", "inspect", &guest, "--json"]).expect(0).json();
     assert_eq!(json["world"], "transform");
     assert_eq!(json["sha256"].as_str().map(str::len), Some(64));
@@ -123,7 +116,7 @@ fn new_projects() -> Result<()> {
 /// keeps to its limits. Method: as a node starts it.
 #[test]
 fn the_compiler_process() -> Result<()> {
-    let upload = weir_wasm::Upload::of_file(std::fs::read(guest("text_filter"))?.into())?;
+    let upload = weir_wasm::Upload::of_file(std::fs::read(example("text_filter"))?.into())?;
     let good = compile(&upload.component)?;
     assert!(good.status.success() && good.stdout.starts_with(b"\x7fELF"));
     let refused = compile(b"\0asm\x0d\0\x01\0\xff")?;

@@ -33,7 +33,7 @@ pub fn run(args: &[String]) -> Result<()> {
         [one] if one == "--install" => true,
         _ => bail!("guests takes nothing or --install"),
     };
-    if install && !has_target() && !has_packages() {
+    if install && !has_target() && !add_target() && !has_packages() {
         install_packages()?;
     }
     build()
@@ -112,6 +112,14 @@ fn has_target() -> bool {
     let folder = process::output(&mut command).unwrap_or_default();
     let mut files = std::fs::read_dir(folder.trim()).into_iter().flatten().flatten();
     files.any(|file| file.file_name().to_string_lossy().starts_with("libstd"))
+}
+
+/// Has rustup fetch the target for the Rust in use. Whether it is there then.
+fn add_target() -> bool {
+    println!("fetching the Rust library for {TARGET}");
+    let mut rustup = Command::new("rustup");
+    rustup.args(["target", "add", TARGET]).current_dir(workspace::root());
+    process::succeeds(&mut rustup) && has_target()
 }
 
 fn has_packages() -> bool {

@@ -136,11 +136,9 @@ fn docs() -> Result<()> {
     process::run(build().args(args).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// The tests run the modules that this builds. A machine of continuous integration gets the
-/// compiler that it lacks.
+/// The tests run the modules that this builds, with a compiler that is fetched where it is missing.
 fn guests() -> Result<()> {
-    let install = std::env::var_os("CI").is_some();
-    guests::run(&if install { vec!["--install".to_owned()] } else { vec![] })
+    guests::run(&["--install".to_owned()])
 }
 
 /// Examples are compiled here too; bounded fuzzing is tests of `weir-fuzz`.

@@ -120,7 +120,25 @@ fn render(status: &NodeStatus) -> String {
     } else {
         text += &partitions(status).render();
     }
+    if !status.filters.is_empty() {
+        text += "\n";
+        text += &filters(status).render();
+    }
     text
+}
+
+fn filters(status: &NodeStatus) -> Table {
+    let mut table = Table::new(&["FILTER", ">RECORDS", ">KEPT", ">FAILED", ">CPU"]);
+    for filter in &status.filters {
+        table.row([
+            filter.module.clone(),
+            thousands(filter.records),
+            thousands(filter.kept),
+            thousands(filter.failed),
+            format!("{:.2} s", filter.cpu_us as f64 / 1e6),
+        ]);
+    }
+    table
 }
 
 fn shards(status: &NodeStatus) -> Table {

@@ -346,7 +346,7 @@ async fn delete_module(session: &Session, id: ModuleRef) -> Result<Response, Wir
         async move {
             let before = shared.registry.remove_module(shared.now(), id).await?;
             if let Some(module) = before {
-                shared.modules.forget(&module.sha256, &shared.registry);
+                shared.modules.forget_version(&module, &shared.registry);
             }
             Ok(())
         }

@@ -1,12 +1,14 @@
 //! What the node says of itself.
 
 use crate::broker::Shared;
+use crate::modules::meter::FilterMeter;
 use crate::session::Session;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use weir_core::access::Role;
 use weir_core::wire::WireError;
-use weir_core::wire::message::{NodeStatus, PartitionStatus, ShardStatus};
+use weir_core::wire::message::{FilterStatus, NodeStatus, PartitionStatus, ShardStatus};
 use weir_log::{ShardState, ShardStats};
 
 /// Whether a node can do its work.
@@ -46,7 +48,19 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         rss_bytes: resident_bytes(),
         shards: shards.iter().map(shard).collect(),
         partitions: partitions(shared),
+        filters: filters(shared),
     }
+}
+
+fn filters(shared: &Shared) -> Vec<FilterStatus> {
+    let of = |(module, meter): (String, Arc<FilterMeter>)| FilterStatus {
+        module,
+        records: meter.records.load(Ordering::Relaxed),
+        kept: meter.kept.load(Ordering::Relaxed),
+        failed: meter.failed.load(Ordering::Relaxed),
+        cpu_us: meter.cpu_ns.load(Ordering::Relaxed) / 1_000,
+    };
+    shared.modules.meters().all().into_iter().map(of).collect()
 }
 
 /// The part of a status that a client may see: the node's own figures are for whoever may do

@@ -15,13 +15,16 @@ use weir_core::wire::ErrorCode;
 
 /// Arguments of `weir module push`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    disable_version_flag = true,
+    after_help = "\
 Examples:
   weir module push text_filter.wasm --name text-filter --version 1.0.0
   weir module push gps_geofence.wasm --name gps-geofence --version 1.2.0 --json
 
 The module is checked here and compiled on the node before it is known there. A version is
-immutable: the same file again changes nothing, another file under the same version is refused.")]
+immutable: the same file again changes nothing, another file under the same version is refused."
+)]
 pub struct PushArgs {
     /// The module: a component, or a core module with embedded WIT
     file: PathBuf,
@@ -127,9 +130,8 @@ pub async fn delete(args: &DeleteArgs, globals: &Globals) -> CommandResult {
 fn failure(doing: &str, error: &RequestError) -> Failure {
     let failure = sdk::request_failure(doing, error);
     match error.code() {
-        Some(ErrorCode::UnknownModule) => {
-            Failure { exit: Exit::Refused, ..failure }.next("`weir module list` shows what there is.")
-        }
+        Some(ErrorCode::UnknownModule) => Failure { exit: Exit::Refused, ..failure }
+            .next("`weir module list` shows what there is."),
         _ => failure,
     }
 }

@@ -32,8 +32,8 @@ Examples:
   weir module test dedup.wasm --input packets --param by=value --fire-timers
 
 Values of the records that come out go to stdout, one a line; with several output topics, the
-topic's number and a tab stand in front. Everything else goes to stderr. Records without a time get
-0, 1000, 2000 ms and so on, so that a run gives the same bytes whenever it is repeated.")]
+topic's number and a tab stand in front. With --json a line is an object of topic and value, and the
+last one sums up. Everything else goes to stderr. Records without a time get 0, 1000, 2000 ms and so on, so that a run gives the same bytes whenever it is repeated.")]
 pub struct Args {
     /// The module: a component, or a core module with embedded WIT
     file: PathBuf,
@@ -107,6 +107,8 @@ struct Run<'a> {
     watermark: Watermark,
     totals: Totals,
     out: Vec<u8>,
+    /// Whether lines are JSON. What is compared is as it came out.
+    json_lines: bool,
     /// What came out so far, kept only where it is to be compared.
     all: Vec<u8>,
 }
@@ -137,6 +139,7 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
         watermark: Watermark { lateness_ms: args.lateness_ms, ..Watermark::START },
         totals: Totals::default(),
         out: Vec::new(),
+        json_lines: globals.json && args.expect.is_none(),
         all: Vec::new(),
     };
     while let Some(items) = source.next().await {
@@ -251,6 +254,12 @@ impl Run<'_> {
 
     fn line(&mut self, topic: u32, value: Option<&[u8]>) {
         self.totals.records_out += 1;
+        if self.json_lines {
+            let value = value.map(String::from_utf8_lossy);
+            let line = format!("{}\n", json!({ "topic": topic, "value": value }));
+            self.out.extend_from_slice(line.as_bytes());
+            return;
+        }
         if self.args.topics > 1 {
             self.out.extend_from_slice(format!("{topic}\t").as_bytes());
         }
@@ -322,7 +331,7 @@ impl Run<'_> {
             "timers": self.state.timers.len(), "stopped": totals.stopped,
         });
         if globals.json {
-            eprintln!("{summary}");
+            output::print_line(&summary.to_string())?;
         } else {
             for failure in &totals.failures {
                 eprintln!("{failure}");

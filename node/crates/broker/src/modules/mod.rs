@@ -163,6 +163,12 @@ impl Modules {
             .unwrap_or_else(|panic| Err(WireError::new(ErrorCode::Internal, panic.to_string())))
     }
 
+    /// Forgets a module version that is gone, and its code if no other version has it.
+    pub fn forget_version(&self, module: &Module, registry: &Registry) {
+        self.meters.forget(&module.id.to_string());
+        self.forget(&module.sha256, registry);
+    }
+
     /// Forgets a compiled module that no version has any more.
     pub fn forget(&self, sha256: &str, registry: &Registry) {
         if registry.modules().iter().any(|module| module.sha256 == sha256) {

@@ -378,6 +378,28 @@ pub struct NodeStatus {
     /// Per partition that the principal may see, ordered by topic name and index.
     #[serde(default)]
     pub partitions: Vec<PartitionStatus>,
+    /// Per module version that filtered subscriptions since start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<FilterStatus>,
+}
+
+/// What the filters of one module version did since the node's start, on all subscriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterStatus {
+    /// `NAME@VERSION`.
+    pub module: String,
+    /// Records that it was asked about.
+    #[serde(default)]
+    pub records: u64,
+    /// Records that it kept.
+    #[serde(default)]
+    pub kept: u64,
+    /// Records that it could not judge.
+    #[serde(default)]
+    pub failed: u64,
+    /// CPU time of its calls, in microseconds.
+    #[serde(default)]
+    pub cpu_us: u64,
 }
 
 /// One shard of a node's storage.

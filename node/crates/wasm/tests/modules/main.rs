@@ -6,3 +6,4 @@ mod examples;
 mod hostile;
 mod support;
 mod uploads;
+mod wat;
