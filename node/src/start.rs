@@ -105,8 +105,8 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     Ok(config)
 }
 
-/// Modules are compiled by this program, started once more. Linux knows the running one by this name
-/// also after its file was replaced.
+/// Modules are compiled by this program, started once more. Linux knows the running one by this
+/// name also after its file was replaced.
 fn compiler() -> Compiler {
     let args = ["module", "compile"].map(str::to_owned).to_vec();
     Compiler::Child { program: "/proc/self/exe".into(), args }

@@ -1,5 +1,5 @@
-//! Modules on a real node: uploaded, filtering subscriptions, hostile, deleted; through kills of the
-//! node and of the connection.
+//! Modules on a real node: uploaded, filtering subscriptions, hostile, deleted; through kills of
+//! the node and of the connection.
 
 #[path = "../../node/crates/wasm/tests/modules/wat.rs"]
 mod wat;
@@ -164,8 +164,8 @@ async fn count(consumer: &mut Consumer) -> Result<usize> {
 }
 
 /// Goal: modules that never return, take all memory, or trap end in a typed error of their own
-/// subscription, with the offset; others and producers notice nothing; what the subscriber chose for
-/// bad records is done.
+/// subscription, with the offset; others and producers notice nothing; what the subscriber chose
+/// for bad records is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_filters_harm_nobody_else() -> Result<()> {
     let dir = tempfile::tempdir()?;

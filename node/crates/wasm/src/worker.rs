@@ -147,7 +147,10 @@ impl Worker {
         filtered.report = search.finish();
         for judged in &filtered.report.judged {
             let at = judged.index as usize;
-            filtered.keep[at / 8] &= !(1 << (at % 8));
+            // What failed of a batch without records is none of them.
+            if let Some(byte) = filtered.keep.get_mut(at / 8) {
+                *byte &= !(1 << (at % 8));
+            }
         }
         filtered.kept = filtered.keep.iter().map(|byte| byte.count_ones() as usize).sum();
         filtered

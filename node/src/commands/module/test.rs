@@ -33,7 +33,8 @@ Examples:
 
 Values of the records that come out go to stdout, one a line; with several output topics, the
 topic's number and a tab stand in front. With --json a line is an object of topic and value, and the
-last one sums up. Everything else goes to stderr. Records without a time get 0, 1000, 2000 ms and so on, so that a run gives the same bytes whenever it is repeated.")]
+last one sums up. Everything else goes to stderr. Records without a time get 0, 1000, 2000 ms and so
+on, so that a run gives the same bytes whenever it is repeated.")]
 pub struct Args {
     /// The module: a component, or a core module with embedded WIT
     file: PathBuf,

@@ -1,8 +1,8 @@
 //! A filter at work on a subscription.
 //!
 //! Each batch is one call on a thread for guests. Batches of which everything is kept go on as they
-//! are stored. What becomes of a record that the module cannot judge is the subscriber's choice; the
-//! search for that record is the engine crate's ([`weir_wasm::bisect`]).
+//! are stored. What becomes of a record that the module cannot judge is the subscriber's choice;
+//! the search for that record is the engine crate's ([`weir_wasm::bisect`]).
 
 use super::meter::FilterMeter;
 use super::{Modules, invalid};

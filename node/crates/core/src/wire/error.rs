@@ -139,8 +139,8 @@ pub struct WireError {
     /// For [`ErrorCode::OutOfRange`]: the end of what may be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_end: Option<Offset>,
-    /// For [`ErrorCode::Corrupt`] and [`ErrorCode::ModuleFailed`]: the first offset after the damage
-    /// or the record.
+    /// For [`ErrorCode::Corrupt`] and [`ErrorCode::ModuleFailed`]: the first offset after the
+    /// damage or the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_at: Option<Offset>,
 }

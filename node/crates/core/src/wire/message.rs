@@ -212,7 +212,8 @@ pub enum Request {
         sha256: String,
         /// Where the part begins: what the node has so far.
         at: u64,
-        /// The part, at most [`limits::UPLOAD_PART_BYTES_MAX`](crate::limits::UPLOAD_PART_BYTES_MAX).
+        /// The part, at most
+        /// [`limits::UPLOAD_PART_BYTES_MAX`](crate::limits::UPLOAD_PART_BYTES_MAX).
         data: Bytes,
     },
     /// Check what was uploaded, and make it known under a name and version.

@@ -2,6 +2,7 @@
 //! else, ends within its limits, and the error says what happened.
 
 use crate::support::{LIMITS, Wat, block_on, deployment, engine, module, records, worker};
+use weir_core::record::Records;
 use weir_wasm::bisect::{Judgement, OnError};
 use weir_wasm::{Compiler, Denied, Filtered, GuestError, GuestThreads, Module};
 
@@ -50,6 +51,18 @@ fn an_endless_loop_is_stopped() {
     let error = error(&Wat { call: LOOP, ..Wat::default() });
     assert!(matches!(error, GuestError::Deadline { limit, .. } if limit == LIMITS.cpu_per_call));
     assert!(!error.backtrace().is_empty());
+}
+
+/// A batch without records is how it is found out whether a module starts.
+#[test]
+fn a_module_that_fails_without_records_is_told() {
+    block_on(async {
+        let wat = Wat { call: UNREACHABLE, ..Wat::default() };
+        let mut worker = worker(&wat, OnError::Skip).await;
+        let filtered = worker.filter(&Records::empty()).await;
+        let [judged] = &filtered.report.judged[..] else { panic!("{:?}", filtered.report) };
+        assert_eq!((judged.judgement, filtered.kept), (Judgement::Stop, 0));
+    });
 }
 
 #[test]
