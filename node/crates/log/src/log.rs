@@ -121,7 +121,6 @@ impl Log {
                 damage: opened.damage,
                 space: SpaceWatch::default(),
                 lander: None,
-                in_flight: None,
                 next_asked: false,
             };
             threads.writers.push(spawn(name, move || writer.run()));

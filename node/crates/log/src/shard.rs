@@ -63,6 +63,10 @@ impl fmt::Debug for Shard {
     }
 }
 
+/// With so many bytes waiting, a commit is prepared while the one before it is under way: that
+/// takes longer than waking the threads which it is left to.
+const AHEAD_BYTES_MIN: usize = 256 * 1024;
+
 /// What a shard is made of.
 pub(crate) struct ShardParts {
     pub(crate) id: u16,
@@ -86,6 +90,7 @@ impl Shard {
             appends_max: parts.config.append_queue_max,
             bytes_max: parts.config.append_queue_bytes_max,
             commit_bytes_max: parts.config.commit_bytes_max,
+            ahead_bytes_min: AHEAD_BYTES_MIN.min(parts.config.commit_bytes_max),
         };
         let witness = Witness::open(&*parts.disk, &parts.dir);
         Shard {
