@@ -94,6 +94,10 @@ async fn a_topics_life() -> Result<()> {
     let described = node.weir(&["topic", "describe", "readings", "--json"]).expect(0).json();
     assert_eq!(offsets(&described, 0), [5, 7, 7]);
 
+    let unasked = node.weir(&["topic", "delete", "readings"]).expect(2);
+    assert!(unasked.stderr.contains("--yes"), "{}", unasked.stderr);
+    let listed = node.weir(&["topic", "list", "--json"]).expect(0).json();
+    assert_eq!(listed[0]["name"], "readings", "{listed}");
     node.weir(&["topic", "delete", "readings", "--yes"]).expect(0);
     let listed = node.weir(&["topic", "list", "--json"]).expect(0).json();
     assert_eq!(listed, serde_json::json!([]));
