@@ -340,6 +340,7 @@ impl Writer {
             wait = (wait * 2).min(RETRY_LAST);
         }
         tracing::info!(shard = shard.id, "the log is online again");
+        shard.set_damage(None);
         shard.queue.open(ends_of(&self.views));
         self.events.recovered(shard.id, &self.views);
     }
