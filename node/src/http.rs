@@ -13,14 +13,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use weir_core::wire::message::NodeStatus;
 
-/// Most connections at once; more wait in the kernel's queue.
+/// Most connections at once; one more pushes out the oldest that has not said what it wants.
 const CONNECTIONS_MAX: usize = 32;
 /// Largest request head, in bytes; also hyper's buffer of a connection.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -61,21 +63,12 @@ pub trait Source: Send + Sync + 'static {
 /// Dropping the future stops listening; answers under way are finished by tasks of their own
 /// within [`CONNECTION_TIMEOUT`].
 pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open = VecDeque::new();
     loop {
-        // Never closed, so there is always a permit to be had.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let source = source.clone();
-                tokio::spawn(async move {
-                    let served =
-                        tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, source));
-                    if served.await.is_err() {
-                        tracing::debug!("an HTTP connection took too long and was dropped");
-                    }
-                    drop(slot);
-                });
+                make_room(&mut open);
+                open.push_back(Open::begin(stream, source.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an HTTP connection");
@@ -85,8 +78,42 @@ pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) {
     }
 }
 
-async fn connection(stream: TcpStream, source: Arc<dyn Source>) {
+/// A connection that a task of its own serves.
+struct Open {
+    task: AbortHandle,
+    /// Whether its request has arrived.
+    asked: Arc<AtomicBool>,
+}
+
+impl Open {
+    fn begin(stream: TcpStream, source: Arc<dyn Source>) -> Open {
+        let asked = Arc::new(AtomicBool::new(false));
+        let served = connection(stream, source, asked.clone());
+        let task = tokio::spawn(async move {
+            if tokio::time::timeout(CONNECTION_TIMEOUT, served).await.is_err() {
+                tracing::debug!("an HTTP connection took too long and was dropped");
+            }
+        });
+        Open { task: task.abort_handle(), asked }
+    }
+}
+
+/// Drops connections until there is room for one more: whoever watches the node must get in,
+/// however many others connect and say nothing. `open` is in the order of arrival.
+fn make_room(open: &mut VecDeque<Open>) {
+    open.retain(|connection| !connection.task.is_finished());
+    while open.len() >= CONNECTIONS_MAX {
+        let silent = open.iter().position(|connection| !connection.asked.load(Ordering::Relaxed));
+        if let Some(dropped) = open.remove(silent.unwrap_or(0)) {
+            tracing::debug!("an HTTP connection made room for another");
+            dropped.task.abort();
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, source: Arc<dyn Source>, asked: Arc<AtomicBool>) {
     let service = service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let answer = answer(request.method(), request.uri().path(), source.as_ref());
         async move { Ok::<_, Infallible>(answer) }
     });
@@ -260,6 +287,33 @@ mod tests {
         let answer = exchange(address, &huge).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
         assert!(exchange(address, ask).await.starts_with("HTTP/1.1 200"));
+        server.abort();
+    }
+
+    /// Goal: connections that never say what they want do not keep others out: the oldest of them
+    /// go, the newest are still served.
+    #[tokio::test]
+    async fn silent_connections_make_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(Fixed::new(true, true, &[]))));
+        let mut silent = Vec::new();
+        for _ in 0..2 * CONNECTIONS_MAX {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
+            silent.push(stream);
+        }
+        let ask = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+        assert!(exchange(address, ask).await.starts_with("HTTP/1.1 200"));
+        // Had the others been waited for until they timed out, this one would be gone, too.
+        let mut newest = silent.pop().unwrap();
+        newest.write_all(b"host: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        newest.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let oldest = silent.first_mut().unwrap();
+        // An end or a reset, but no answer.
+        assert!(!matches!(oldest.read(&mut [0; 1]).await, Ok(1..)));
         server.abort();
     }
 }

@@ -94,9 +94,31 @@ async fn a_topics_life() -> Result<()> {
     let described = node.weir(&["topic", "describe", "readings", "--json"]).expect(0).json();
     assert_eq!(offsets(&described, 0), [5, 7, 7]);
 
+    let unasked = node.weir(&["topic", "delete", "readings"]).expect(2);
+    assert!(unasked.stderr.contains("--yes"), "{}", unasked.stderr);
+    let listed = node.weir(&["topic", "list", "--json"]).expect(0).json();
+    assert_eq!(listed[0]["name"], "readings", "{listed}");
     node.weir(&["topic", "delete", "readings", "--yes"]).expect(0);
     let listed = node.weir(&["topic", "list", "--json"]).expect(0).json();
     assert_eq!(listed, serde_json::json!([]));
+    Ok(())
+}
+
+/// Goal: who produces to a topic with relaxed durability is told that the records were not on disk
+/// when they were acknowledged; to another one, nothing of the kind.
+#[tokio::test]
+async fn relaxed_acks_are_named() -> Result<()> {
+    let node = fixture(&[]);
+    let lines = node.data_dir().join("lines");
+    std::fs::write(&lines, "one\ntwo\n")?;
+    let lines = lines.to_string_lossy().into_owned();
+    for (durability, relaxed) in [("relaxed", 2), ("durable", 0)] {
+        node.weir(&["topic", "create", durability, "--durability", durability]).expect(0);
+        let text = node.weir(&["produce", durability, &lines]).expect(0).stdout;
+        assert_eq!(text.contains("before they were on disk"), relaxed > 0, "{text}");
+        let json = node.weir(&["produce", durability, &lines, "--json"]).expect(0).json();
+        assert_eq!(json["records_relaxed"], relaxed, "{json}");
+    }
     Ok(())
 }
 

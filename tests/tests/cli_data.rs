@@ -586,6 +586,9 @@ fn benches_run() -> Result<()> {
     assert!(consume["ratio_to_limit"].as_f64() > Some(0.0), "{consume}");
     let e2e = bench("e2e --rate 200 --duration 500ms")?;
     assert_eq!((&e2e["records"], &e2e["latency_ms"]["count"]), (&100.into(), &100.into()));
+    for figure in ["records_per_s", "mb_per_s"] {
+        assert!(e2e[figure].as_f64() > Some(0.0), "{figure} in {e2e}");
+    }
     let steady = bench("steady --producers 3 --rate 60 --duration 500ms")?;
     assert!(steady["node_cpu_percent"].is_f64(), "{steady}");
     let idle = bench("idle --duration 100ms --partitions 10")?;

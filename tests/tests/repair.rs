@@ -30,6 +30,13 @@ fn accepting_a_loss() -> Result<()> {
     // Positions may be lost with the file: better none than older ones.
     let group = node.weir(&["group", "describe", "g", "--timeout", "1s"]);
     assert!(group.code != 0 && group.stderr.contains("offline"), "{group:?}");
+    // What can be read comes to an end, but not to a good one.
+    for end in [&["--until-end"][..], &[]] {
+        let consume = ["consume", "t", "--from", "earliest"];
+        let told = node.weir(&[&consume, end].concat()).expect(4);
+        assert!(told.stderr.contains("0000000001.redb"), "{told:?}");
+        assert!(told.stderr.contains("weir repair"), "{told:?}");
+    }
     let busy = node.weir(&["repair"]).expect(1);
     assert!(busy.stderr.contains("stop the node"), "{busy:?}");
     node.stop()?;

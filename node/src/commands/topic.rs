@@ -68,7 +68,7 @@ before.")]
         /// Which ones
         #[arg(required = true, value_name = "TOPIC")]
         names: Vec<String>,
-        /// Do not ask
+        /// Do not ask; needed where nobody can be asked, such as in a script
         #[arg(long, short)]
         yes: bool,
         /// Succeed for topics that do not exist
@@ -355,7 +355,11 @@ async fn delete(globals: &Globals, names: &[String], yes: bool, if_exists: bool)
             Err(failure) => return Err(failure),
         }
     }
-    if !yes && !existing.is_empty() && std::io::stdin().is_terminal() {
+    if !yes && !existing.is_empty() {
+        if !std::io::stdin().is_terminal() {
+            let what = format!("nothing was deleted: nobody can be asked about {existing:?}");
+            return Err(Failure::usage(what).next("in a script, say --yes"));
+        }
         confirm(&client, &existing).await?;
     }
     let mut deleted: Vec<&String> = Vec::new();

@@ -144,7 +144,12 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
     })?;
     session.authorize(Role::Consume, Some(&partition.topic_name))?;
     let progress = partition.progress();
-    let next = resolve(&session.shared.log, &partition, ask.start).await?;
+    let next = resolve(&session.shared.log, &partition, ask.start).await;
+    let next = next.map_err(|error| match damage(&session.shared.log, &partition) {
+        // It may lie in what cannot be read.
+        Some(damage) if error.code == ErrorCode::OutOfRange => damage,
+        _ => error,
+    })?;
     let now = partition.progress_now();
     let frame_bytes_max = match ask.frame_bytes_max as usize {
         0 => limits::FETCH_CHUNK_BYTES,
@@ -185,6 +190,17 @@ async fn open_filter(session: &Session, spec: FilterSpec) -> Result<Filter, Wire
     }
     let modules = session.shared.modules.clone();
     Filter::open(&modules, spec, &module.sha256).await
+}
+
+/// What a subscriber is told behind the last offset that can be read, if the file behind that is
+/// damaged.
+fn damage(log: &Log, partition: &Partition) -> Option<WireError> {
+    let damage = log.damage(partition.id)?;
+    let message = format!(
+        "what was written last is damaged: {damage}; stop the node and run `weir repair`, which \
+         says what is lost"
+    );
+    Some(WireError::new(ErrorCode::Corrupt, message))
 }
 
 /// The offset that a position names in a partition.
@@ -237,6 +253,9 @@ impl Subscription {
                 return Err(Ended::Refused(error));
             } else if self.next < end {
                 self.send(writer, progress, end).await?;
+            } else if let Some(damage) = damage(&self.session.shared.log, &self.partition) {
+                // There is more, and neither an end nor waiting would tell.
+                return Err(Ended::Refused(damage));
             } else if self.until.is_some_and(|until| self.next >= until) {
                 if self.told.0 < self.next {
                     self.heartbeat(writer).await?;

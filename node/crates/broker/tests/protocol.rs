@@ -10,7 +10,7 @@ use weir_core::access::{Role, Rule};
 use weir_core::record::RecordBatch;
 use weir_core::topic::{Durability, TopicConfig};
 use weir_core::wire::frame::{Appended, ProduceAck, Reached};
-use weir_core::wire::message::{GroupPosition, Hello, Request, Response, StartAt, Subscribed};
+use weir_core::wire::message::{Hello, Request, Response, StartAt, Subscribed};
 use weir_core::wire::{ErrorCode, FrameKind};
 use weir_core::{Offset, PartitionIndex, TimestampMs, TopicId};
 use weir_transport::{Authority, Clock, CloseReason, ConnectionLost, Identity, control};
@@ -353,16 +353,8 @@ async fn group_positions() {
     let node = Node::start().await;
     let client = node.client().await;
     let topic = topic(&client).await;
-    let position = |offset| GroupPosition {
-        topic,
-        partition: PartitionIndex(0),
-        offset: Offset(offset),
-        committed_at: TimestampMs(0),
-    };
     for offset in [3, 7] {
-        let positions = vec![position(offset)];
-        let commit = Request::CommitPositions { group: "g".into(), positions };
-        assert_eq!(client.request(&commit).await, Response::Done {});
+        client.commit("g", topic, offset).await;
     }
     drop(client);
     let node = node.restart().await;
@@ -421,15 +413,7 @@ async fn unread_subscriptions_hold_up_nobody() {
     }
     // The connection's window is full now or soon; another connection does not notice.
     for offset in 0..20 {
-        let position = GroupPosition {
-            topic,
-            partition: PartitionIndex(0),
-            offset: Offset(offset),
-            committed_at: TimestampMs(0),
-        };
-        let commit = Request::CommitPositions { group: "g".into(), positions: vec![position] };
-        let answer = tokio::time::timeout(PATIENCE, client.request(&commit)).await.unwrap();
-        assert_eq!(answer, Response::Done {});
+        client.commit("g", topic, offset).await;
         assert!(producer.produce(topic, batch(&["small"])).await.result.is_ok());
     }
     let reader = node.client().await;

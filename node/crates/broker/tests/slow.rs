@@ -8,8 +8,8 @@ use weir_broker::BrokerConfig;
 use weir_core::limits;
 use weir_core::record::RecordBatch;
 use weir_core::topic::TopicConfig;
-use weir_core::wire::message::{GroupPosition, NodeStatus, Request, Response, StartAt};
-use weir_core::{Offset, PartitionIndex, TimestampMs, TopicId};
+use weir_core::wire::message::{NodeStatus, Request, Response, StartAt};
+use weir_core::{Offset, PartitionIndex};
 use weir_transport::ClientProfile;
 
 /// What each subscription's client takes unread.
@@ -19,18 +19,6 @@ const WINDOW_BYTES: usize = 16 << 10;
 async fn narrow_client(node: &Node, streams: usize) -> Client {
     let profile = ClientProfile::Subscribe { streams, stream_window_bytes: WINDOW_BYTES };
     Client::connect_with(node, node.tls(), profile).await
-}
-
-async fn commit(client: &Client, topic: TopicId, offset: i64) {
-    let position = GroupPosition {
-        topic,
-        partition: PartitionIndex(0),
-        offset: Offset(offset),
-        committed_at: TimestampMs(0),
-    };
-    let commit = Request::CommitPositions { group: "g".into(), positions: vec![position] };
-    let answer = tokio::time::timeout(PATIENCE, client.request(&commit)).await.unwrap();
-    assert_eq!(answer, Response::Done {});
 }
 
 /// Waits until the node's status is as wanted. `always` must hold until then.
@@ -97,7 +85,7 @@ async fn never_read(change: impl FnOnce(&mut BrokerConfig)) {
         status.subscriptions_parked as usize == SUBSCRIPTIONS && status.slow_bytes == 0
     })
     .await;
-    commit(&silent, topic, 1).await;
+    silent.commit("g", topic, 1).await;
     let all = producing.read_all(topic, StartAt::Earliest).await;
     assert_eq!(values(&all).len(), 8);
     for subscription in unread.iter_mut().take(3) {

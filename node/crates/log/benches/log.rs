@@ -3,18 +3,19 @@
 //! `cargo bench -p weir-log --bench log`, or with `-- read` behind it for some of them. Appends
 //! wait for the disk that `target` is on; `--example log_bench` compares them with the bare disk.
 
-use bytes::{Bytes, BytesMut};
+#[path = "../examples/support/mod.rs"]
+mod support;
+
+use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use support::{batch, request};
 use tempfile::TempDir;
-use weir_core::entry::{EntryHeader, EntryKind};
 use weir_core::partition::view::PartitionView;
-use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, set_base};
-use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
-use weir_log::{AppendRequest, Log, LogConfig, LogEvents, RealDisk, SystemClock};
+use weir_core::{LeaderEpoch, Offset, PartitionId};
+use weir_log::{Log, LogConfig, LogEvents, RealDisk, SystemClock};
 
 const PARTITION: PartitionId = PartitionId(0);
 const SIZES: [usize; 4] = [100, 1 << 10, 16 << 10, 64 << 10];
@@ -69,42 +70,12 @@ impl Running {
     /// Appends `count` entries at once and waits until all are durable.
     fn append(&mut self, batch: &Bytes, count: usize) {
         for _ in 0..count {
-            self.log.append(request(self.end, batch)).unwrap();
+            self.log.append(request(PARTITION, self.end, LeaderEpoch(1), batch)).unwrap();
             self.end = self.end.plus(1);
         }
         let end = self.durable.end.lock().unwrap();
         drop(self.durable.news.wait_while(end, |end| *end < self.end).unwrap());
     }
-}
-
-fn request(base: Offset, batch: &[u8]) -> AppendRequest {
-    let mut batch = BytesMut::from(batch);
-    set_base(&mut batch, base, LeaderEpoch(1)).unwrap();
-    AppendRequest {
-        header: EntryHeader {
-            kind: EntryKind::Entry,
-            partition: PARTITION,
-            base_offset: base,
-            offset_count: 1,
-            epoch: LeaderEpoch(1),
-            append_time: TimestampMs(1),
-            state_len: 0,
-            source_len: 0,
-            batch_len: batch.len() as u32,
-        },
-        state: Bytes::new(),
-        source: Bytes::new(),
-        batch: batch.freeze(),
-        linger: Duration::ZERO,
-        hold: None,
-    }
-}
-
-fn batch(bytes: usize) -> Bytes {
-    let mut builder = BatchBuilder::new(Compression::None);
-    let value = vec![7; bytes.saturating_sub(61 + 12)];
-    builder.push(TimestampMs(1), None, Some(&value), NO_HEADERS).unwrap();
-    builder.build(ProducerId::NONE, -1, -1).unwrap()
 }
 
 /// One append under way at a time: a commit each.

@@ -8,15 +8,15 @@
 //! Prints a line per case: the median ratio of log to raw, with throughput and bytes written per
 //! byte. The first round warms up and does not count.
 
-use bytes::{Bytes, BytesMut};
+mod support;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
-use weir_core::entry::{EntryHeader, EntryKind};
+use support::batch;
 use weir_core::partition::view::PartitionView;
-use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, set_base};
-use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
+use weir_core::{LeaderEpoch, Offset, PartitionId};
 use weir_log::raw::RawAppend;
 use weir_log::{AppendRequest, Log, LogConfig, LogEvents, RealDisk, SystemClock};
 
@@ -122,7 +122,7 @@ fn read(dir: &Path, batch_bytes: usize) {
         let done = window.done.lock().unwrap();
         let full = |done: &mut usize| (n - *done) * batch_bytes > 8 << 20;
         drop(window.news.wait_while(done, full).unwrap());
-        log.append(request(0, n as i64, &batch)).unwrap();
+        log.append(append(0, n as i64, &batch)).unwrap();
     }
     let done = window.done.lock().unwrap();
     drop(window.news.wait_while(done, |done| *done < count).unwrap());
@@ -188,7 +188,7 @@ fn run_log(case: &Case, dir: &Path, seconds: f64, setup: (u16, usize)) -> Figure
         let partition = next % ends.len();
         next += 1;
         // Made while the log is busy with those before.
-        let request = request(partition as u32, ends[partition], &batch);
+        let request = append(partition as u32, ends[partition], &batch);
         let done = window.done.lock().unwrap();
         let full = |done: &mut usize| sent - *done >= case.in_flight;
         drop(window.news.wait_while(done, full).unwrap());
@@ -215,34 +215,6 @@ fn run_log(case: &Case, dir: &Path, seconds: f64, setup: (u16, usize)) -> Figure
     }
 }
 
-fn request(partition: u32, base: i64, batch: &Bytes) -> AppendRequest {
-    // As a broker does: bytes of their own, with offset and epoch written in place.
-    let mut batch = BytesMut::from(&batch[..]);
-    set_base(&mut batch, Offset(base), LeaderEpoch(1)).unwrap();
-    AppendRequest {
-        header: EntryHeader {
-            kind: EntryKind::Entry,
-            partition: PartitionId(partition),
-            base_offset: Offset(base),
-            offset_count: 1,
-            epoch: LeaderEpoch(1),
-            append_time: TimestampMs(1),
-            state_len: 0,
-            source_len: 0,
-            batch_len: batch.len() as u32,
-        },
-        state: Bytes::new(),
-        source: Bytes::new(),
-        batch: batch.freeze(),
-        linger: Duration::ZERO,
-        hold: None,
-    }
-}
-
-/// A batch of one record, `bytes` long in all.
-fn batch(bytes: usize) -> Bytes {
-    let mut builder = BatchBuilder::new(Compression::None);
-    let value = vec![7; bytes.saturating_sub(61 + 12)];
-    builder.push(TimestampMs(1), None, Some(&value), NO_HEADERS).unwrap();
-    builder.build(ProducerId::NONE, -1, -1).unwrap()
+fn append(partition: u32, base: i64, batch: &[u8]) -> AppendRequest {
+    support::request(PartitionId(partition), Offset(base), LeaderEpoch(1), batch)
 }

@@ -8,18 +8,18 @@
 //! killed with SIGKILL. Then the log is opened with nothing of it in the page cache, and, after
 //! another kill, once more with whatever the kernel kept.
 
-use bytes::{Bytes, BytesMut};
+mod support;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
-use weir_core::entry::{EntryHeader, EntryKind};
+use std::time::Instant;
+use support::{batch, request};
 use weir_core::partition::view::PartitionView;
-use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, set_base};
-use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
-use weir_log::{AppendRequest, Disk, Log, LogConfig, LogEvents, RealDisk, SystemClock};
+use weir_core::{LeaderEpoch, Offset, PartitionId};
+use weir_log::{Disk, Log, LogConfig, LogEvents, RealDisk, SystemClock};
 
 const PARTITIONS: u32 = 16;
 const BATCH_BYTES: usize = 64 << 10;
@@ -113,7 +113,7 @@ fn write(dir: &Path, bytes: u64) -> ! {
     durable.ends.lock().unwrap().clone_from(&ends);
     log.start(durable.clone());
     let epoch = views.values().map(|view| view.epoch().0).max().unwrap_or(0) + 1;
-    let batch = batch();
+    let batch = batch(BATCH_BYTES);
     let first = sum(&ends);
     let enough = first + bytes / BATCH_BYTES as u64;
     let mut sent = first;
@@ -151,7 +151,7 @@ fn open(dir: &Path, cached: &str, sent: u64) {
     log.start(durable.clone());
     let end = views.get(&PartitionId(0)).map_or(Offset::ZERO, |view| view.log_end);
     let epoch = views.values().map(|view| view.epoch().0).max().unwrap_or(0) + 1;
-    log.append(request(PartitionId(0), end, LeaderEpoch(epoch), &batch())).unwrap();
+    log.append(request(PartitionId(0), end, LeaderEpoch(epoch), &batch(BATCH_BYTES))).unwrap();
     durable.wait(|done| done > 0);
     let appended = started.elapsed();
     let held: u64 = views.values().map(|view| view.log_end.0 as u64).sum();
@@ -168,40 +168,4 @@ fn open(dir: &Path, cached: &str, sent: u64) {
         appended.as_secs_f64() * 1e3,
     );
     log.shutdown();
-}
-
-fn request(
-    partition: PartitionId,
-    base: Offset,
-    epoch: LeaderEpoch,
-    batch: &[u8],
-) -> AppendRequest {
-    let mut batch = BytesMut::from(batch);
-    set_base(&mut batch, base, epoch).unwrap();
-    AppendRequest {
-        header: EntryHeader {
-            kind: EntryKind::Entry,
-            partition,
-            base_offset: base,
-            offset_count: 1,
-            epoch,
-            append_time: TimestampMs(1),
-            state_len: 0,
-            source_len: 0,
-            batch_len: batch.len() as u32,
-        },
-        state: Bytes::new(),
-        source: Bytes::new(),
-        batch: batch.freeze(),
-        linger: Duration::ZERO,
-        hold: None,
-    }
-}
-
-/// A batch of one record.
-fn batch() -> Bytes {
-    let mut builder = BatchBuilder::new(Compression::None);
-    let value = vec![7; BATCH_BYTES - 80];
-    builder.push(TimestampMs(1), None, Some(&value), NO_HEADERS).unwrap();
-    builder.build(ProducerId::NONE, -1, -1).unwrap()
 }

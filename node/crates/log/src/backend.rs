@@ -1,5 +1,5 @@
-//! Between redb and the disk: counts what goes through, keeps writes behind a sync that is owing,
-//! and can be shut for good.
+//! Between redb and the disk: counts what goes through, may leave writes and syncs
+//! owing, and can be shut for good.
 
 use crate::disk::DiskFile;
 use crate::syncing::FileSync;
@@ -54,7 +54,7 @@ impl Backend {
         Backend { file, counters: counters.clone(), fence: fence.clone(), sync: Arc::new(sync) }
     }
 
-    /// The file's syncs.
+    /// The file's writes and syncs.
     pub(crate) fn sync(&self) -> Arc<FileSync> {
         self.sync.clone()
     }
@@ -68,12 +68,12 @@ impl StorageBackend for Backend {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let bytes = out.len() as u64;
         self.counters.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-        self.file.read_at(offset, out)
+        self.sync.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.fence.check()?;
-        self.sync.settle()?;
+        self.sync.flush()?;
         self.file.set_len(len)
     }
 
@@ -84,10 +84,9 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.fence.check()?;
-        self.sync.settle()?;
         let bytes = data.len() as u64;
         self.counters.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-        self.file.write_at(offset, data)
+        self.sync.write(offset, data)
     }
 }
 

@@ -17,7 +17,7 @@
 
 use crate::backend::{Backend, Fence, IoCounters};
 use crate::disk::DiskFile;
-use crate::syncing::FileSync;
+use crate::syncing::{FileSync, Owed};
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadableDatabase,
     ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction,
@@ -318,13 +318,12 @@ impl FileDb {
 
     /// Commits durably. On an error whether it was committed is unknown.
     pub(crate) fn commit(&self, commit: &Commit<'_>) -> Result<(), DbError> {
-        self.commit_unsynced(commit)?;
-        self.sync.settle().map_err(failed)
+        self.commit_unsynced(commit)?.settle().map_err(failed)
     }
 
-    /// Commits, but leaves the sync to [`FileSync::settle`]. What was committed is not durable
-    /// before that.
-    pub(crate) fn commit_unsynced(&self, commit: &Commit<'_>) -> Result<(), DbError> {
+    /// Commits, but leaves writing and syncing it to whoever settles what is owed. What was
+    /// committed is not durable before that.
+    pub(crate) fn commit_unsynced(&self, commit: &Commit<'_>) -> Result<Owed, DbError> {
         contain(|| {
             let mut txn = begin(self)?;
             txn.set_durability(Durability::Immediate).map_err(failed)?;
@@ -338,13 +337,9 @@ impl FileDb {
                 let mut stream = txn.open_table(STREAM).map_err(failed)?;
                 put_stream(&mut stream, commit)?;
             }
-            self.sync.deferred(|| txn.commit()).map_err(failed)
+            self.sync.deferred(|| txn.commit()).map_err(failed)?;
+            Ok(self.sync.owed())
         })
-    }
-
-    /// The file's syncs.
-    pub(crate) fn sync(&self) -> Arc<FileSync> {
-        self.sync.clone()
     }
 
     /// Writes index and summaries: the file will not change after this.

@@ -5,7 +5,7 @@ use rustix::fs::{Advice, FlockOperation};
 use std::any::Any;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -36,6 +36,20 @@ pub trait DiskFile: Send + Sync + Debug {
     /// # Errors
     /// The system's error; any part may have been written.
     fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Writes all of `parts` behind each other, the first at position `at`. `parts` are used up.
+    /// Durable only after [`DiskFile::sync`].
+    ///
+    /// # Errors
+    /// The system's error; any part may have been written.
+    fn write_vectored_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let mut at = at;
+        for part in parts {
+            self.write_at(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Cuts the file or extends it with zeros.
     ///
@@ -127,6 +141,9 @@ pub struct RealDisk;
 #[derive(Debug)]
 struct RealFile(File);
 
+/// Most parts of one `pwritev` call: `IOV_MAX` of every system that we know.
+const PARTS_MAX: usize = 1024;
+
 impl DiskFile for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
@@ -138,6 +155,25 @@ impl DiskFile for RealFile {
 
     fn write_at(&self, at: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_all_at(data, at)
+    }
+
+    fn write_vectored_at(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let (mut at, mut parts) = (at, parts);
+        // Steps over empty parts, too.
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let few = &parts[..parts.len().min(PARTS_MAX)];
+            match rustix::io::pwritev(&self.0, few, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

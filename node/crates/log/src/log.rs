@@ -107,6 +107,7 @@ impl Log {
             for task in seal.map(|file| Task::Seal(shard.clone(), file)) {
                 self.background.push(task);
             }
+            shard.set_damage(opened.damage.clone());
             match &opened.damage {
                 None => shard.queue.open(ends_of(&opened.views)),
                 Some(reason) => shard.queue.go_offline(reason),
@@ -121,7 +122,6 @@ impl Log {
                 damage: opened.damage,
                 space: SpaceWatch::default(),
                 lander: None,
-                in_flight: None,
                 next_asked: false,
             };
             threads.writers.push(spawn(name, move || writer.run()));
@@ -178,6 +178,14 @@ impl Log {
         at: TimestampMs,
     ) -> Result<Option<Offset>, ReadError> {
         self.shard_of(partition).find_time(partition, at)
+    }
+
+    /// Why what was written to a partition last cannot be read, if it cannot: the newest file of
+    /// its shard was found damaged at the start. What is told of the partition is as of the file
+    /// before.
+    #[must_use]
+    pub fn damage(&self, partition: PartitionId) -> Option<String> {
+        self.shard_of(partition).damage()
     }
 
     /// Sets how long a partition's records are kept. Not remembered across [`Log::open`].

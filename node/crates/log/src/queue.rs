@@ -4,6 +4,7 @@
 //! written as it is. An idle writer blocks; nothing polls.
 
 use crate::api::{AppendError, AppendRequest};
+use crate::landing::LANDING_MAX;
 use crate::stats::ShardState;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ pub(crate) struct QueueLimits {
     pub(crate) appends_max: usize,
     pub(crate) bytes_max: usize,
     pub(crate) commit_bytes_max: usize,
+    /// With so many bytes waiting, a commit is prepared while the one before it is under way.
+    pub(crate) ahead_bytes_min: usize,
 }
 
 #[derive(Debug)]
@@ -41,6 +44,9 @@ struct State {
     closing: bool,
     /// The writer sleeps and must be woken for work.
     sleeping: bool,
+    /// How many commits are under way on other threads, and how long they are: what waits cannot be
+    /// synced before them.
+    landing: (usize, usize),
 }
 
 /// Whether appends are let in.
@@ -77,6 +83,7 @@ impl Queue {
                 failure: None,
                 closing: false,
                 sleeping: false,
+                landing: (0, 0),
             }),
             wake: Condvar::new(),
         }
@@ -115,14 +122,19 @@ impl Queue {
         }
         state.bytes += len;
         state.waiting.push_back(request);
-        if state.sleeping && (earlier || state.bytes >= self.limits.commit_bytes_max) {
+        let news = match state.landing.0 > 0 {
+            true => !state.waits_for_more(&self.limits),
+            false => earlier || state.bytes >= self.limits.commit_bytes_max,
+        };
+        if state.sleeping && news {
             state.sleeping = false;
             self.wake.notify_one();
         }
         Ok(())
     }
 
-    /// Waits for something to do.
+    /// Waits for something to do. While a commit is under way elsewhere, what waits is taken only
+    /// once that is enough to be worth preparing ahead: what comes until then goes along.
     pub(crate) fn next_turn(&self) -> Turn {
         let mut state = self.state();
         loop {
@@ -132,6 +144,7 @@ impl Queue {
             let wait = match state.due {
                 None if state.closing => return Turn::Close,
                 None => None,
+                Some(_) if state.waits_for_more(&self.limits) => None,
                 Some(due) => {
                     let wait = due.saturating_duration_since(Instant::now());
                     let full = state.bytes >= self.limits.commit_bytes_max;
@@ -223,9 +236,26 @@ impl Queue {
         self.state().closing
     }
 
-    /// Bytes of the appends that wait.
-    pub(crate) fn waiting_bytes(&self) -> usize {
-        self.state().bytes
+    /// Whether enough waits to be worth preparing while another commit is under way.
+    pub(crate) fn is_worth_preparing(&self) -> bool {
+        self.state().bytes >= self.limits.ahead_bytes_min
+    }
+
+    /// Notes that a commit of so many bytes is under way on other threads.
+    pub(crate) fn landing(&self, bytes: usize) {
+        let mut state = self.state();
+        state.landing = (state.landing.0 + 1, state.landing.1 + bytes);
+    }
+
+    /// Notes that it is not any more.
+    pub(crate) fn landed(&self, bytes: usize) {
+        let mut state = self.state();
+        let (commits, total) = state.landing;
+        state.landing = (commits.saturating_sub(1), total.saturating_sub(bytes));
+        if state.sleeping && state.due.is_some() && !state.waits_for_more(&self.limits) {
+            state.sleeping = false;
+            self.wake.notify_one();
+        }
     }
 
     /// How many appends wait, and the state that the gate stands for.
@@ -242,6 +272,19 @@ impl Queue {
 }
 
 impl State {
+    /// Whether what waits should wait longer, for what the commits under way will bring: nothing
+    /// can be synced before them, and small commits cost as much as large ones. Half of what is
+    /// under way keeps the commits about equally long.
+    fn waits_for_more(&self, limits: &QueueLimits) -> bool {
+        let (commits, bytes) = self.landing;
+        let enough = limits.ahead_bytes_min.max(bytes / 2).min(limits.commit_bytes_max);
+        match commits {
+            0 => false,
+            LANDING_MAX.. => !self.closing,
+            _ => !self.closing && self.bytes < enough,
+        }
+    }
+
     fn check_and_move_end(&mut self, request: &AppendRequest) -> Result<(), AppendError> {
         let header = &request.header;
         let known = self.ends.get(&header.partition).copied();
@@ -314,5 +357,40 @@ fn check(request: &AppendRequest) -> Result<usize, AppendError> {
     match bounded && state && batch {
         true => Ok(header.entry_len()),
         false => Err(AppendError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: what waits goes at once if nothing is under way; behind one commit once it is enough,
+    /// measured by that commit; behind two never; and at once when the queue closes.
+    #[test]
+    fn waiting_for_more() {
+        let limits = QueueLimits {
+            appends_max: 10,
+            bytes_max: 10_000,
+            commit_bytes_max: 1_000,
+            ahead_bytes_min: 100,
+        };
+        let waits = |bytes, landing, closing| {
+            let queue = Queue::new(limits);
+            let mut state = queue.state();
+            (state.bytes, state.landing, state.closing) = (bytes, landing, closing);
+            state.waits_for_more(&limits)
+        };
+        for (bytes, landing, expected) in [
+            (1, (0, 0), false),
+            (99, (1, 10), true),
+            (100, (1, 10), false),
+            (399, (1, 800), true),
+            (400, (1, 800), false),
+            (1_000, (1, 4_000), false),
+            (5_000, (LANDING_MAX, 2), true),
+        ] {
+            assert_eq!(waits(bytes, landing, false), expected, "{bytes} behind {landing:?}");
+            assert!(!waits(bytes, landing, true), "{bytes} at the end");
+        }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Shard {
     pub(crate) retention: Mutex<HashMap<PartitionId, Retention>>,
     pub(crate) manifest: Manifest,
     pub(crate) witness: Witness,
+    /// Why the newest file is of no use, as long as it is: nothing of what it held can be read.
+    damage: Mutex<Option<String>>,
     /// The active file's unique number.
     active_uid: AtomicU64,
     /// Whether the active file has its snapshot: the views depend on no other file then.
@@ -62,6 +64,10 @@ impl fmt::Debug for Shard {
             .finish_non_exhaustive()
     }
 }
+
+/// With so many bytes waiting, a commit is prepared while the one before it is under way: that
+/// takes longer than waking the threads which it is left to.
+const AHEAD_BYTES_MIN: usize = 256 * 1024;
 
 /// What a shard is made of.
 pub(crate) struct ShardParts {
@@ -86,6 +92,7 @@ impl Shard {
             appends_max: parts.config.append_queue_max,
             bytes_max: parts.config.append_queue_bytes_max,
             commit_bytes_max: parts.config.commit_bytes_max,
+            ahead_bytes_min: AHEAD_BYTES_MIN.min(parts.config.commit_bytes_max),
         };
         let witness = Witness::open(&*parts.disk, &parts.dir);
         Shard {
@@ -105,6 +112,7 @@ impl Shard {
             retention: Mutex::default(),
             manifest: parts.manifest,
             witness,
+            damage: Mutex::default(),
             active_uid: AtomicU64::new(0),
             active_begun: AtomicBool::new(false),
             ticks: AtomicU64::new(1),
@@ -122,6 +130,15 @@ impl Shard {
 
     pub(crate) fn lock_files(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<LogFile>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why what the newest file held cannot be read, if it cannot.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_damage(&self, damage: Option<String>) {
+        *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = damage;
     }
 
     /// Uses a file, opening it if need be. A failure takes the file out of use: a sealed one is

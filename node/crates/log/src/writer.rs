@@ -1,9 +1,10 @@
 //! A shard's writer: drains the queue, commits each group with one sync, tells what is durable.
 //!
-//! A commit is written, applied to the views, synced, and then published. While more waits in the
-//! queue, the last two are left to another thread, and the writer fills in the next commit in the
-//! meantime. That one reaches the disk only behind the sync ([`crate::syncing`]), and is published
-//! only behind the one before it: order and durability are those of one commit after the other.
+//! A commit is put together, applied to the views, written and synced, and then published. While
+//! more waits in the queue, all but the first two are left to other threads, and the writer puts
+//! the next commit together in the meantime. That one reaches the disk only behind the sync
+//! ([`crate::syncing`]), and is published only behind the one before it: order and durability are
+//! those of one commit after the other.
 //!
 //! | state | event | next |
 //! |---|---|---|
@@ -17,13 +18,13 @@ use crate::background::{Background, Task};
 use crate::db::{Checkpoint, Commit, DbError, failed, row_max};
 use crate::events::LogEvents;
 use crate::file::LogFile;
-use crate::landing::{Applied, Lander, Landing};
+use crate::landing::{Applied, LANDING_MAX, Lander, Landing};
 use crate::queue::Turn;
 use crate::replay::{BatchFacts, apply_to_view};
 use crate::rescue::finish_file;
 use crate::shard::{Shard, drop_contained};
 use crate::space::SpaceWatch;
-use crate::syncing::FileSync;
+use crate::syncing::Owed;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -34,9 +35,6 @@ use weir_core::{LeaderEpoch, Offset, PartitionId};
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_secs(5);
-/// With so many bytes waiting, a commit's sync is left to another thread: filling in the next one
-/// takes longer than waking that thread.
-const OVERLAP_BYTES: usize = 256 * 1024;
 
 /// The file that is being written.
 #[derive(Clone, Debug)]
@@ -65,8 +63,6 @@ pub(crate) struct Writer {
     pub(crate) space: SpaceWatch,
     /// Started when it is first needed.
     pub(crate) lander: Option<Lander>,
-    /// The end of the commit that another thread lands, in the active file's stream.
-    pub(crate) in_flight: Option<u64>,
     /// Whether the next file was asked for.
     pub(crate) next_asked: bool,
 }
@@ -114,62 +110,68 @@ impl Writer {
             // Whatever became of the new file: nothing more is written to the old one.
             self.background.push(Task::Seal(self.shard.clone(), old));
         }
-        let sync = written?;
+        let owed = written?;
         if !self.active.begun {
             // Until the snapshot is durable the views must stay those of the file before.
-            sync.settle().map_err(failed)?;
+            owed.settle().map_err(failed)?;
             self.active.begun = true;
             self.shard.note_active(&self.active);
         }
-        let landing = self.apply(requests, sync, started)?;
+        let landing = self.apply(requests, owed, started)?;
         self.ask_for_next();
         self.land(landing)?;
         self.check_space();
         Ok(())
     }
 
-    /// Syncs, publishes and reports a commit, or has another thread do so.
+    /// Syncs, publishes and reports a commit, or has other threads do so.
     fn land(&mut self, landing: Landing) -> Result<(), DbError> {
-        self.settle()?;
+        let landing = Box::new(landing);
+        self.settle_to(LANDING_MAX - 1)?;
         let end = self.active.position;
-        let landing = match self.shard.queue.waiting_bytes() >= OVERLAP_BYTES {
-            true => match self.hand_over(landing) {
-                Ok(()) => {
-                    self.in_flight = Some(end);
-                    return Ok(());
-                }
+        let under_way = self.lander.as_ref().is_some_and(|lander| !lander.is_idle());
+        let landing = match under_way || self.shard.queue.is_worth_preparing() {
+            true => match self.hand_over(landing, end) {
+                Ok(()) => return Ok(()),
                 Err(landing) => landing,
             },
             false => landing,
         };
+        self.settle()?;
         landing.land()?;
         self.active.durable = end;
         Ok(())
     }
 
-    fn hand_over(&mut self, landing: Landing) -> Result<(), Landing> {
+    fn hand_over(&mut self, landing: Box<Landing>, end: u64) -> Result<(), Box<Landing>> {
         if self.lander.is_none() {
             self.lander = Lander::start(self.shard.id).ok();
         }
-        match &self.lander {
-            Some(lander) => lander.hand_over(landing),
+        match &mut self.lander {
+            Some(lander) => lander.hand_over(landing, end),
             None => Err(landing),
         }
     }
 
-    /// Waits until nothing is in flight.
+    /// Waits until nothing is under way on other threads.
     fn settle(&mut self) -> Result<(), DbError> {
-        if let Some(end) = self.in_flight.take()
-            && let Some(lander) = &self.lander
-        {
-            lander.wait()?;
-            self.active.durable = end;
-        }
-        Ok(())
+        self.settle_to(0)
     }
 
-    /// Writes; the sync is left owing. Nothing in memory changes.
-    fn write(&self, requests: &[AppendRequest]) -> Result<Arc<FileSync>, DbError> {
+    /// Waits until at most `left` commits are under way on other threads.
+    fn settle_to(&mut self, left: usize) -> Result<(), DbError> {
+        let Some(lander) = &mut self.lander else {
+            return Ok(());
+        };
+        let waited = lander.wait(left);
+        if let Some(end) = lander.take_durable() {
+            self.active.durable = end;
+        }
+        waited
+    }
+
+    /// Puts a commit together; writing and syncing it is left owing. No view changes.
+    fn write(&self, requests: &[AppendRequest]) -> Result<Owed, DbError> {
         let headers: Vec<[u8; ENTRY_HEADER_BYTES]> = requests
             .iter()
             .map(|request| request.header.encode(&request.state, &request.source))
@@ -187,8 +189,7 @@ impl Writer {
             row_max: row_max(bytes / runs.max(1)),
             snapshot: snapshot.as_deref(),
         };
-        let written =
-            self.active.file.try_with(|db| db.commit_unsynced(&commit).map(|()| db.sync()));
+        let written = self.active.file.try_with(|db| db.commit_unsynced(&commit));
         written.unwrap_or(Err(DbError::Malformed("the active file is not open")))
     }
 
@@ -196,7 +197,7 @@ impl Writer {
     fn apply(
         &mut self,
         requests: Vec<AppendRequest>,
-        sync: Arc<FileSync>,
+        owed: Owed,
         started: Instant,
     ) -> Result<Landing, DbError> {
         let position = self.active.position;
@@ -215,7 +216,8 @@ impl Writer {
         }
         let (shard, events) = (self.shard.clone(), self.events.clone());
         let file = self.active.file.clone();
-        Ok(Landing { shard, events, file, sync, position, requests, applied, started })
+        let flight = None;
+        Ok(Landing { shard, events, file, owed, position, requests, applied, started, flight })
     }
 
     /// Whether every request may follow what is written: what replay would refuse must never be
@@ -318,8 +320,8 @@ impl Writer {
         let shard = self.shard.clone();
         tracing::error!(shard = shard.id, reason, "the log went offline");
         shard.queue.go_offline(reason);
-        if let Err(error) = self.settle() {
-            tracing::error!(shard = shard.id, %error, "the commit before failed, too");
+        while let Err(error) = self.settle() {
+            tracing::error!(shard = shard.id, %error, "a commit under way failed, too");
         }
         shard.tail.clear();
         self.events.failed(shard.id, reason);
@@ -338,6 +340,7 @@ impl Writer {
             wait = (wait * 2).min(RETRY_LAST);
         }
         tracing::info!(shard = shard.id, "the log is online again");
+        shard.set_damage(None);
         shard.queue.open(ends_of(&self.views));
         self.events.recovered(shard.id, &self.views);
     }

@@ -30,8 +30,9 @@ pub enum ConnectionLost {
     /// certificate, so this may be the first thing that a client reads on a new connection.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
-    /// The node has no room for another connection.
-    #[error("the node refused the connection: it has as many as it allows")]
+    /// The node takes no more connections: it has no room, or is shutting down. QUIC has one code
+    /// for both, without a text.
+    #[error("the node takes no more connections: it is shutting down or has as many as it allows")]
     Busy,
     /// The peer was silent for longer than the idle timeout.
     #[error("the peer did not answer any more")]

@@ -13,7 +13,7 @@ use super::baseline;
 use super::payload::Payload;
 use super::report::{Bound, Figures, Report, map, round};
 use super::target::{self, Target};
-use crate::commands::figures::{Latencies, Percentiles};
+use crate::commands::figures::{self, Latencies, Percentiles};
 use crate::commands::sdk;
 use crate::exit::{Exit, Failure};
 
@@ -37,7 +37,7 @@ pub async fn run(target: &mut Target, args: &E2eArgs) -> Result<Report, Failure>
     let base = Instant::now();
     let count = (args.rate * args.duration.0.as_secs_f64()).max(1.0) as u64;
     let consumer = start_consumer(&client, &topic, base, count).await?;
-    let acks = produce(&client, &topic, args, base, count).await?;
+    let (acks, elapsed) = produce(&client, &topic, args, base, count).await?;
     let arrived = tokio::time::timeout(DRAIN_MAX, consumer)
         .await
         .map_err(|_| Failure::new(Exit::Error, "the consumer did not see all records"))?
@@ -52,6 +52,8 @@ pub async fn run(target: &mut Target, args: &E2eArgs) -> Result<Report, Failure>
     );
     let (ack, latency) = (acks.percentiles(), arrived.percentiles());
     report.records = Some(count);
+    report.records_per_s = Some(figures::rate(count, elapsed));
+    report.mb_per_s = Some(figures::rate(count * record_bytes as u64, elapsed) / 1e6);
     report.ack_ms = ack;
     report.latency_ms = latency;
     report.node_rss_mib = Some(target::rss_mib(&status));
@@ -80,14 +82,15 @@ fn compare(raw_ms: f64, ack: Option<Percentiles>, latency: Option<Percentiles>) 
     more
 }
 
-/// Sends one record after the other, each once the one before is acknowledged and it is due.
+/// Sends one record after the other, each once the one before is acknowledged and it is due. Also
+/// returns how long that took.
 async fn produce(
     client: &Client,
     topic: &str,
     args: &E2eArgs,
     base: Instant,
     count: u64,
-) -> Result<Latencies, Failure> {
+) -> Result<(Latencies, Duration), Failure> {
     let producer = client
         .producer()
         .build()
@@ -110,8 +113,9 @@ async fn produce(
         delivery.await.map_err(|error| sdk::delivery_failure(&error))?;
         acks.record(sent_at.elapsed());
     }
+    let elapsed = started.elapsed();
     producer.close().await.map_err(|error| sdk::delivery_failure(&error.first))?;
-    Ok(acks)
+    Ok((acks, elapsed))
 }
 
 type Arrivals = tokio::task::JoinHandle<Result<Latencies, Failure>>;

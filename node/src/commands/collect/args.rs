@@ -89,7 +89,7 @@ Examples:
   zcat drive.nmea.gz | weir collect nmea -
 
 Sentences of one moment become one JSON record keyed by the device. Sentences with a wrong
-checksum go to the dead-letter topic.")]
+checksum, or longer than 1,024 bytes, go to the dead-letter topic.")]
 pub struct NmeaArgs {
     #[command(flatten)]
     pub common: Common,
@@ -139,7 +139,10 @@ Examples:
   weir collect lines access.log --time-after [ --time-format '%d/%b/%Y:%H:%M:%S %z' --topic web
 
 With --follow positions are remembered once the node has acknowledged what stands before them: no
-line is lost, and after a crash the lines of the last second may come twice.")]
+line is lost, and after a crash the lines of the last second may come twice.
+
+A line may be 64 KiB (65,536 bytes) long; the beginning of a longer one goes to the dead-letter
+topic. Lines joined into one record may be 256 KiB (262,144 bytes) and 1,024 lines together.")]
 pub struct LinesArgs {
     #[command(flatten)]
     pub common: Common,
@@ -178,7 +181,10 @@ Examples:
   weir collect csv --follow readings.csv --topic readings --time-column at
 
 Each row becomes a JSON object; the first row names the columns. Rows that do not fit go to the
-dead-letter topic.")]
+dead-letter topic.
+
+A line may be 64 KiB (65,536 bytes) long, and a row of several lines 256 KiB (262,144 bytes) and
+1,024 lines; the beginning of a longer one goes to the dead-letter topic.")]
 pub struct CsvArgs {
     #[command(flatten)]
     pub common: Common,
@@ -308,7 +314,10 @@ fn parse_offset(text: &str) -> Result<i32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::figures::thousands;
     use clap::Parser;
+    use clap::Subcommand;
+    use weir_collect::limits;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -361,5 +370,22 @@ mod tests {
         let Ok(What::Lines(lines)) = what("lines -F a b.gz") else { panic!("not lines") };
         assert!(lines.follow.files(&lines.inputs).is_err());
         assert!(lines.follow.files(&["-".to_owned()]).is_err());
+    }
+
+    /// Goal: `--help` tells how long lines may be, as they may.
+    #[test]
+    fn limits_are_told() {
+        let mut collect = What::augment_subcommands(clap::Command::new("collect"));
+        let mut tells = |name: &str, limits: &[usize]| {
+            let command = collect.find_subcommand_mut(name).unwrap();
+            let help = command.render_long_help().to_string();
+            for limit in limits {
+                assert!(help.contains(&thousands(*limit as u64)), "{limit} in {help}");
+            }
+        };
+        let long = [limits::LINE_BYTES_MAX, limits::RECORD_BYTES_MAX, limits::RECORD_LINES_MAX];
+        tells("lines", &long);
+        tells("csv", &long);
+        tells("nmea", &[limits::SENTENCE_BYTES_MAX]);
     }
 }

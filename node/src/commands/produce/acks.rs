@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use weir_client::Delivery;
+use weir_core::wire::frame::Reached;
 
 use crate::commands::figures::Latencies;
 use crate::commands::sdk;
@@ -22,6 +23,8 @@ pub struct AckCounts {
     pub records: u64,
     /// Bytes of their keys, values and headers.
     pub bytes: u64,
+    /// Records acknowledged before they were on disk: their topic's durability is relaxed.
+    pub relaxed: u64,
 }
 
 /// What came of everything that was sent.
@@ -45,6 +48,25 @@ struct Pending {
 struct Shared {
     records: AtomicU64,
     bytes: AtomicU64,
+    relaxed: AtomicU64,
+}
+
+impl Shared {
+    fn count(&self, bytes: usize, reached: Reached) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if reached == Reached::LeaderMemory {
+            self.relaxed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn counts(&self) -> AckCounts {
+        AckCounts {
+            records: self.records.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            relaxed: self.relaxed.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// A task that awaits acknowledgements in the order of sending.
@@ -81,10 +103,7 @@ impl Acks {
 
     /// How much was acknowledged so far.
     pub fn counts(&self) -> AckCounts {
-        AckCounts {
-            records: self.shared.records.load(Ordering::Relaxed),
-            bytes: self.shared.bytes.load(Ordering::Relaxed),
-        }
+        self.shared.counts()
     }
 
     /// Waits for all that were added, or until `given_up`: then only what was acknowledged by then
@@ -102,11 +121,7 @@ impl Acks {
         };
         // The task panics only with a bug, which ends the process anyway.
         let (latencies, failure) = ended.unwrap_or_default();
-        let counts = AckCounts {
-            records: self.shared.records.load(Ordering::Relaxed),
-            bytes: self.shared.bytes.load(Ordering::Relaxed),
-        };
-        Acknowledged { counts, latencies, failure }
+        Acknowledged { counts: self.shared.counts(), latencies, failure }
     }
 }
 
@@ -118,10 +133,9 @@ async fn await_all(
     let mut latencies = Latencies::default();
     while let Some(pending) = receiver.recv().await {
         match pending.delivery.await {
-            Ok(_) => {
+            Ok(stored) => {
                 latencies.record(pending.sent_at.elapsed());
-                shared.records.fetch_add(1, Ordering::Relaxed);
-                shared.bytes.fetch_add(pending.bytes as u64, Ordering::Relaxed);
+                shared.count(pending.bytes, stored.reached);
             }
             Err(error) => {
                 let failure = sdk::delivery_failure(&error);
@@ -137,9 +151,8 @@ async fn await_all(
 
 async fn drain(receiver: &mut mpsc::Receiver<Pending>, shared: &Shared) {
     while let Some(pending) = receiver.recv().await {
-        if pending.delivery.await.is_ok() {
-            shared.records.fetch_add(1, Ordering::Relaxed);
-            shared.bytes.fetch_add(pending.bytes as u64, Ordering::Relaxed);
+        if let Ok(stored) = pending.delivery.await {
+            shared.count(pending.bytes, stored.reached);
         }
     }
 }

@@ -33,7 +33,10 @@ Examples:
 A line ends at a line feed; a carriage return before it stays part of the value. The last line of
 a file that has no line feed gets the header weir-eol: none. So `weir consume TOPIC --partition 0
 --from earliest --until-end --format raw` gives back what was produced to a partition, byte for
-byte.")]
+byte.
+
+A line, or a row of CSV with the line feeds inside its quotes, may be 1 MiB (1,048,576 bytes) long;
+a longer one is a bad line, see --on-bad-line.")]
 pub struct Args {
     /// The topic
     pub topic: String,
@@ -181,7 +184,9 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::figures;
     use clap::Parser;
+    use weir_core::limits::RECORD_BYTES_MAX;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -233,5 +238,14 @@ mod tests {
         ] {
             assert!(rules(wrong).is_err(), "{wrong}");
         }
+    }
+
+    /// Goal: `--help` tells how long a line may be, as it may.
+    #[test]
+    fn limits_are_told() {
+        let mut produce = <Args as clap::Args>::augment_args(clap::Command::new("produce"));
+        let help = produce.render_long_help().to_string();
+        let limit = figures::thousands(RECORD_BYTES_MAX as u64);
+        assert!(help.contains(&limit), "{help}");
     }
 }

@@ -46,6 +46,9 @@ struct Summary {
     records: u64,
     /// Bytes of their keys, values and headers.
     bytes: u64,
+    /// How many of the records were acknowledged before they were on disk, since the topic's
+    /// durability is relaxed.
+    records_relaxed: u64,
     bad_lines: u64,
     elapsed_s: f64,
     records_per_s: f64,
@@ -229,6 +232,7 @@ impl Run {
             topic: self.args.topic.clone(),
             records: counts.records,
             bytes: counts.bytes,
+            records_relaxed: counts.relaxed,
             bad_lines: self.bad_lines,
             elapsed_s: elapsed.as_secs_f64(),
             records_per_s: figures::rate(counts.records, elapsed),
@@ -283,6 +287,11 @@ fn summary_line(summary: &Summary, elapsed: Duration) -> String {
         let (p50, p99) = (figures::milliseconds(ack.p50), figures::milliseconds(ack.p99));
         line.push_str(&format!(", ack p50 {p50}, p99 {p99}"));
     }
+    if summary.records_relaxed > 0 {
+        line.push_str(
+            ", acknowledged before they were on disk (the topic's durability is relaxed)",
+        );
+    }
     if summary.bad_lines > 0 {
         line.push_str(&format!(", {} bad lines left out", figures::thousands(summary.bad_lines)));
     }
@@ -300,6 +309,7 @@ mod tests {
             topic: "gps".into(),
             records: 45_498,
             bytes: 2_740_158,
+            records_relaxed: 0,
             bad_lines: 0,
             elapsed_s: 0.5,
             records_per_s: 90_996.0,
@@ -311,6 +321,9 @@ mod tests {
             "gps: 45,498 records, 2.61 MiB in 500 ms (91.0 k records/s, 5.5 MB/s), ack p50 1.25 \
              ms, p99 8.00 ms"
         );
+        let relaxed = Summary { records_relaxed: 45_498, ..summary.clone() };
+        let line = summary_line(&relaxed, Duration::from_millis(500));
+        assert!(line.ends_with("before they were on disk (the topic's durability is relaxed)"));
         let skipped = Summary { bad_lines: 13, ack_ms: None, ..summary };
         let line = summary_line(&skipped, Duration::from_millis(500));
         assert!(line.ends_with("MB/s), 13 bad lines left out"), "{line}");

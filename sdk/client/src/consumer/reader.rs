@@ -113,6 +113,8 @@ struct Place {
     from: StartAt,
     /// Where to end.
     end: Option<Offset>,
+    /// Whether the node ends the present subscription there, too: then it has the last word.
+    node_ends: bool,
     /// The position that was lost, where a policy moved it.
     lost: Option<Offset>,
     /// Whether the consumer knows where it began.
@@ -137,7 +139,14 @@ enum End {
 impl Reader {
     /// Reads from `start` until the end, a fatal error, or the consumer is gone.
     pub(super) async fn run(self, start: StartAt) {
-        let mut place = Place { from: start, end: None, lost: None, told: false, failures: 0 };
+        let mut place = Place {
+            from: start,
+            end: None,
+            node_ends: false,
+            lost: None,
+            told: false,
+            failures: 0,
+        };
         loop {
             match self.subscribe(&mut place).await {
                 End::Reached => return self.tell(News::End, None),
@@ -221,7 +230,8 @@ impl Reader {
             return None;
         }
         let end = *place.end.get_or_insert(high_watermark);
-        (start >= end).then_some(End::Reached)
+        place.node_ends = high_watermark <= end;
+        (start >= end && !place.node_ends).then_some(End::Reached)
     }
 
     /// Reads frames until the stream ends.
@@ -229,7 +239,12 @@ impl Reader {
         let mut next = start;
         reader.expect_bodies(EXPECTED_BODY_BYTES);
         loop {
+            let at_end = place.end.is_some_and(|end| next >= end);
+            if at_end && !place.node_ends {
+                return End::Reached;
+            }
             let header = match timeout(IDLE_TIMEOUT, reader.next_header(FRAME_BYTES_MAX)).await {
+                Err(_) if at_end => return End::Reached,
                 Err(_) => return End::Again(format!("nothing came for {IDLE_TIMEOUT:?}")),
                 Ok(Err(error)) => return self.broken(error),
                 Ok(Ok(None)) => return self.finished(place, next),
@@ -265,9 +280,6 @@ impl Reader {
             }
             place.from = StartAt::Offset(next);
             place.failures = 0;
-            if place.end.is_some_and(|end| next >= end) {
-                return End::Reached;
-            }
         }
     }
 

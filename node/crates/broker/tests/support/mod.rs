@@ -12,10 +12,11 @@ use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch, spli
 use weir_core::topic::TopicConfig;
 use weir_core::wire::frame::{DataHeader, ProduceAck, ProduceHeader};
 use weir_core::wire::message::{
-    Hello, HelloReply, ProduceOpen, Request, Response, StartAt, Subscribe, Subscribed, TopicInfo,
+    GroupPosition, Hello, HelloReply, ProduceOpen, Request, Response, StartAt, Subscribe,
+    Subscribed, TopicInfo,
 };
 use weir_core::wire::{FrameKind, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, WireError};
-use weir_core::{PartitionIndex, ProducerId, TimestampMs, TopicId};
+use weir_core::{Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
 use weir_transport::{
     ClientEndpoint, ClientProfile, ClientTls, Connection, Frame, FrameReader, FrameWriter,
     Identity, Trust, control,
@@ -77,6 +78,19 @@ pub struct Client {
 }
 
 impl Client {
+    /// Stores a group's position in the first partition of a topic.
+    pub async fn commit(&self, group: &str, topic: TopicId, offset: i64) {
+        let position = GroupPosition {
+            topic,
+            partition: PartitionIndex(0),
+            offset: Offset(offset),
+            committed_at: TimestampMs(0),
+        };
+        let commit = Request::CommitPositions { group: group.into(), positions: vec![position] };
+        let answer = tokio::time::timeout(PATIENCE, self.request(&commit)).await.unwrap();
+        assert_eq!(answer, Response::Done {});
+    }
+
     pub async fn connect(node: &Node, tls: ClientTls) -> Client {
         Client::connect_with(node, tls, ClientProfile::Control).await
     }

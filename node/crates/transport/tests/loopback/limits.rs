@@ -41,6 +41,19 @@ async fn connections_are_limited() {
     echo(&of_client, &of_node).await;
 }
 
+/// Goal: who comes while a node shuts down reads that, and may try again.
+#[tokio::test]
+async fn closing_takes_no_connections() {
+    let site = Site::new();
+    let node = Node::start(site.listen(ClientAuth::Optional));
+    let endpoint = client(site.anonymous());
+    node.endpoint.close(CloseReason::Shutdown, "");
+    let refused = endpoint.connect(node.address, None, ClientProfile::Control).await;
+    let error = refused.unwrap_err();
+    assert!(error.to_string().contains("shutting down"), "{error}");
+    assert!(error.retryable());
+}
+
 /// Goal: two listeners share one limit.
 #[tokio::test]
 async fn listeners_share_a_limit() {
