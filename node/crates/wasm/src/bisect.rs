@@ -118,7 +118,7 @@ impl Bisect {
     pub fn new(count: u32, policy: OnError) -> Bisect {
         Bisect {
             policy,
-            todo: vec![0..count],
+            todo: Vec::from([Range { start: 0, end: count }]),
             runs: 0,
             failed_whole: false,
             attempts: 0,
@@ -128,7 +128,7 @@ impl Bisect {
     }
 
     /// What to do next.
-    pub fn next(&mut self) -> Step {
+    pub fn step(&mut self) -> Step {
         if let Some(pause) = self.wait.take() {
             return Step::Wait(pause);
         }
@@ -255,7 +255,7 @@ mod tests {
         let mut machine = Bisect::new(count, policy);
         let mut outcome = Outcome::default();
         loop {
-            match machine.next() {
+            match machine.step() {
                 Step::Done => break,
                 Step::Wait(_) => outcome.waits += 1,
                 Step::Run(part) => {
@@ -325,7 +325,7 @@ mod tests {
         let mut machine = Bisect::new(1, RETRY);
         let mut pauses = Vec::new();
         loop {
-            match machine.next() {
+            match machine.step() {
                 Step::Run(_) => machine.failed(GuestError::Broken("a trap")),
                 Step::Wait(pause) => pauses.push(pause.as_millis()),
                 Step::Done => break,
@@ -347,11 +347,11 @@ mod tests {
     #[test]
     fn a_tick_that_fails() {
         let mut machine = Bisect::new(0, OnError::Skip);
-        assert_eq!(machine.next(), Step::Run(0..0));
+        assert_eq!(machine.step(), Step::Run(0..0));
         machine.failed(GuestError::Broken("a trap"));
-        assert_eq!(machine.next(), Step::Run(0..0));
+        assert_eq!(machine.step(), Step::Run(0..0));
         machine.failed(GuestError::Broken("a trap"));
-        assert_eq!(machine.next(), Step::Done);
+        assert_eq!(machine.step(), Step::Done);
         assert_eq!(machine.into_judged()[0].judgement, Judgement::Stop);
     }
 
@@ -360,10 +360,10 @@ mod tests {
     fn a_module_that_does_not_start() {
         let mut machine = Bisect::new(100, OnError::Skip);
         for _ in 0..2 {
-            assert_eq!(machine.next(), Step::Run(0..100));
+            assert_eq!(machine.step(), Step::Run(0..100));
             machine.not_started(GuestError::Broken("no instance"));
         }
-        assert_eq!(machine.next(), Step::Done);
+        assert_eq!(machine.step(), Step::Done);
         let judged = machine.into_judged();
         assert_eq!((judged[0].index, judged[0].judgement), (0, Judgement::Stop));
     }

@@ -62,7 +62,7 @@ impl Instance {
         let found = find_call(&mut store, &linked, exports, module.world());
         let call = found.map_err(|error| GuestError::of(&error, store.data()))?;
         let start: Start = linked
-            .get_typed_func(&mut store, &exports.start)
+            .get_typed_func(&mut store, exports.start)
             .map_err(|error| GuestError::of(&error, store.data()))?;
         let settings = settings.to_vec();
         let started = run(module.engine(), &mut store, limits::START_CPU_MAX, async |store| {
@@ -86,12 +86,12 @@ impl Instance {
         let (mut store, linked) = instantiate(engine, pre, limits).await.map_err(failed)?;
         // All types are compared here, so that nothing is found out when records flow.
         find_call(&mut store, &linked, exports, world).map_err(types)?;
-        let _: Start = linked.get_typed_func(&mut store, &exports.start).map_err(types)?;
+        let _: Start = linked.get_typed_func(&mut store, exports.start).map_err(types)?;
         if let Some(migrate) = &exports.migrate {
             let _: Migrate = linked.get_typed_func(&mut store, migrate).map_err(types)?;
         }
         let describe: Describe =
-            linked.get_typed_func(&mut store, &exports.describe).map_err(types)?;
+            linked.get_typed_func(&mut store, exports.describe).map_err(types)?;
         let described = run(engine, &mut store, limits::START_CPU_MAX, async |store| {
             describe.call_async(store, ()).await
         });
@@ -268,11 +268,11 @@ fn find_call(
     world: World,
 ) -> wasmtime::Result<Call> {
     Ok(match world {
-        World::Filter => Call::Filter(linked.get_typed_func(store, &exports.call)?),
+        World::Filter => Call::Filter(linked.get_typed_func(store, exports.call)?),
         World::Transform | World::Consumer => {
-            Call::Flow(linked.get_typed_func(store, &exports.call)?)
+            Call::Flow(linked.get_typed_func(store, exports.call)?)
         }
-        World::ProduceCheck => Call::Check(linked.get_typed_func(store, &exports.call)?),
+        World::ProduceCheck => Call::Check(linked.get_typed_func(store, exports.call)?),
     })
 }
 

@@ -262,7 +262,7 @@ impl Search {
     /// The records of the next call.
     async fn next(&mut self) -> Option<std::ops::Range<usize>> {
         loop {
-            match self.machine.next() {
+            match self.machine.step() {
                 Step::Run(part) => {
                     self.report.calls += 1;
                     return Some(part.start as usize..part.end as usize);
