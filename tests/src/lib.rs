@@ -1,4 +1,5 @@
 //! What the end-to-end tests share.
 
+pub mod guests;
 pub mod node_process;
 pub mod wall_clock;

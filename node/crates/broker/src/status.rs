@@ -5,6 +5,7 @@ use crate::session::Session;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use weir_core::access::Role;
+use weir_core::deploy::is_internal;
 use weir_core::wire::WireError;
 use weir_core::wire::message::{NodeStatus, PartitionStatus, ShardStatus};
 use weir_log::{ShardState, ShardStats};
@@ -72,6 +73,7 @@ fn partitions(shared: &Shared) -> Vec<PartitionStatus> {
         .registry
         .partitions()
         .iter()
+        .filter(|partition| !is_internal(&partition.topic_name))
         .map(|partition| {
             let figures = partition.figures();
             let rates = partition.meter.rates(now);

@@ -89,7 +89,6 @@ pub struct Version {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeploymentSpec {
     /// What runs.
-    #[serde(flatten)]
     pub version: Version,
     /// The input topic.
     pub from: String,
