@@ -47,6 +47,7 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         rss_bytes: resident_bytes(),
         shards: shards.iter().map(shard).collect(),
         partitions: partitions(shared),
+        deployments: shared.deployments.status(shared),
     }
 }
 

@@ -122,7 +122,9 @@ pub const LANE_STATE_BYTES_MAX: usize = STATE_BYTES_MAX - MIB;
 /// Most keyed state of all deployments of one node together, in bytes.
 pub const NODE_LANE_STATE_BYTES_MAX: usize = 256 * MIB;
 /// Most lanes that hold an input batch and what becomes of it in memory; the others wait.
-pub const LANES_AT_WORK_MAX: usize = 4;
+pub const LANES_AT_WORK_MAX: usize = 16;
+/// Most lanes of one deployment that do.
+pub const DEPLOYMENT_AT_WORK_MAX: usize = 2;
 /// A lane makes one entry of the outputs of several input batches, up to about so many bytes.
 pub const LANE_ENTRY_BYTES: usize = MIB;
 /// What a distributor reads from an outbox at a time, in bytes; one entry always fits.

@@ -19,7 +19,7 @@ use crate::subscribe::read_error;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use weir_core::deploy::keys::{Lane, Position};
 use weir_core::deploy::{Deployment, Mode, OnError};
@@ -49,6 +49,8 @@ pub struct LaneTask {
     pub orders: watch::Receiver<Orders>,
     /// What it did.
     pub meter: Arc<Meter>,
+    /// Those of its lanes that may hold a batch in memory.
+    pub turns: Arc<Semaphore>,
     /// A record failed: it is tried alone.
     pub careful: bool,
 }
@@ -202,14 +204,7 @@ impl LaneTask {
         let to = self.destinations(&deployment)?;
         let stored = self.deployments.states.of(self.lane, self.home.id);
         let known = lock(&stored).position();
-        let progress = self.input.progress_now();
-        let position = known.unwrap_or(Position {
-            next: match deployment.spec.from_latest {
-                true => progress.high_watermark,
-                false => progress.log_start,
-            },
-            watermark: Watermark::START.at,
-        });
+        let position = known.unwrap_or_else(|| first_position(&deployment, &self.input));
         let told = known.map_or(Offset(-1), |known| known.next);
         let mut job = Job {
             origin: Origin {
@@ -272,6 +267,7 @@ impl LaneTask {
         if job.position.next >= progress.high_watermark {
             return self.wait(job).await;
         }
+        let turn = self.turns.clone().acquire_owned().await;
         let at_work = self.deployments.at_work.clone().acquire_owned().await;
         let end = progress.high_watermark;
         let chunk = read(&self.shared, &self.input, job.position.next, end).await?;
@@ -292,7 +288,7 @@ impl LaneTask {
             // Entries without records take offsets, too.
             job.position.next = job.position.next.max(chunk.next_offset);
         }
-        drop(at_work);
+        drop((at_work, turn));
         self.commit_if_due(job).await
     }
 
@@ -515,6 +511,17 @@ impl LaneTask {
             () = sleep(patience), if untold => self.commit(job).await,
         }
     }
+}
+
+/// Where a lane begins.
+#[must_use]
+pub fn first_position(deployment: &Deployment, input: &Partition) -> Position {
+    let progress = input.progress_now();
+    let next = match deployment.spec.from_latest {
+        true => progress.high_watermark,
+        false => progress.log_start,
+    };
+    Position { next, watermark: Watermark::START.at }
 }
 
 /// Reads some batches of a partition: from memory, or on a thread that may block.

@@ -27,9 +27,9 @@ use tokio_util::task::TaskTracker;
 use weir_core::deploy::keys::Lane;
 use weir_core::deploy::{DeployError, Deployment, DeploymentSpec, Mode, Version};
 use weir_core::limits;
-use weir_core::metadata::DeployAsk;
+use weir_core::metadata::{DeployAsk, Topic};
 use weir_core::partition::view::PartitionView;
-use weir_core::wire::deployments::{DeploymentInfo, LaneInfo};
+use weir_core::wire::deployments::{DeploymentInfo, DeploymentStatus, LaneInfo};
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{PartitionId, PartitionIndex};
 use weir_wasm::bisect::OnError;
@@ -133,12 +133,7 @@ impl Deployments {
     fn launch(self: &Arc<Deployments>, shared: &Arc<Shared>, deployment: Deployment) {
         let registry = &shared.registry;
         let name = deployment.name.clone();
-        let home = match deployment.mode {
-            Mode::Direct => deployment.spec.to.first().cloned(),
-            Mode::Outbox => deployment.outbox_topic(),
-        };
-        let topics = registry.topic(&deployment.spec.from).zip(home.and_then(|h| registry.topic(&h)));
-        let Some((input, home)) = topics else {
+        let Some((input, home)) = topics(shared, &deployment) else {
             tracing::error!(name, "a deployment's topics are not there: it does not run");
             return;
         };
@@ -151,6 +146,8 @@ impl Deployments {
         };
         let orders = watch::Sender::new(orders);
         let (working, distributing) = (TaskTracker::new(), TaskTracker::new());
+        // One deployment whose module takes long does not take all turns.
+        let turns = Arc::new(Semaphore::new(limits::DEPLOYMENT_AT_WORK_MAX));
         let mut lanes = Vec::new();
         for index in (0..input.config.partitions).map(PartitionIndex) {
             let pair = registry.partition(input.id, index).zip(registry.partition(home.id, index));
@@ -170,6 +167,7 @@ impl Deployments {
                 distributing.spawn_on(distributor.run(), &self.thread);
             }
             let task = LaneTask {
+                turns: turns.clone(),
                 shared: shared.clone(),
                 deployments: self.clone(),
                 lane,
@@ -220,8 +218,31 @@ impl Deployments {
         let ask = DeployAsk::Create { name, spec };
         let created = shared.registry.deploy(shared.now(), ask).await?;
         let created = created.ok_or_else(gone)?;
+        self.place(shared, &created).await;
         self.launch(shared, created.clone());
         Ok(self.info(shared, created))
+    }
+
+    /// Decides where the lanes of a new deployment begin: what is produced after its creation was
+    /// acknowledged is surely read. A lane whose home cannot be written now decides at its start.
+    async fn place(&self, shared: &Arc<Shared>, deployment: &Deployment) {
+        let Some((input, home)) = topics(shared, deployment) else { return };
+        let mut placing = Vec::new();
+        for (&input, &home) in input.partitions.iter().zip(&home.partitions) {
+            let registry = &shared.registry;
+            let pair = registry.partition_by_id(input).zip(registry.partition_by_id(home));
+            let Some((input, home)) = pair else { continue };
+            let lane = Lane { deployment: deployment.id, input: input.id };
+            let position = lane::first_position(deployment, &input);
+            let (epoch, changes) = (home.figures().epoch, vec![lane.set_position(position)]);
+            let at = (&*home, epoch);
+            placing.push(append::append(shared, &self.states, at, None, changes, None));
+        }
+        for one in placing {
+            if let Err(error) = one.committed().await {
+                tracing::warn!(name = deployment.name, %error, "a transform begins later");
+            }
+        }
     }
 
     /// Pauses or resumes.
@@ -327,6 +348,18 @@ impl Deployments {
         Ok(chosen.into_iter().map(|deployment| self.info(shared, deployment)).collect())
     }
 
+    /// How all deployments go.
+    #[must_use]
+    pub fn status(&self, shared: &Shared) -> Vec<DeploymentStatus> {
+        let all = shared.registry.deployments().into_iter();
+        let infos = all.map(|deployment| self.info(shared, deployment));
+        let status = |info: DeploymentInfo| DeploymentStatus {
+            name: info.deployment.name,
+            partitions: info.partitions,
+        };
+        infos.map(status).collect()
+    }
+
     fn info(&self, shared: &Shared, deployment: Deployment) -> DeploymentInfo {
         let running = lock(&self.running);
         let lanes = running.get(&deployment.name).map(|running| running.lanes.clone());
@@ -379,6 +412,16 @@ impl Running {
             self.distributing.wait().await;
         }
     }
+}
+
+/// The input and the home.
+fn topics(shared: &Shared, deployment: &Deployment) -> Option<(Topic, Topic)> {
+    let home = match deployment.mode {
+        Mode::Direct => deployment.spec.to.first().cloned(),
+        Mode::Outbox => deployment.outbox_topic(),
+    };
+    let registry = &shared.registry;
+    registry.topic(&deployment.spec.from).zip(registry.topic(&home?))
 }
 
 fn unknown(name: &str) -> WireError {

@@ -14,6 +14,16 @@ pub struct DeploymentInfo {
     pub partitions: Vec<LaneInfo>,
 }
 
+/// How one deployment goes, as a node's status has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentStatus {
+    /// Its name.
+    pub name: String,
+    /// Per input partition.
+    #[serde(default)]
+    pub partitions: Vec<LaneInfo>,
+}
+
 /// What a deployment does in one input partition. Counts are since the node's start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

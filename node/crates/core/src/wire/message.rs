@@ -5,7 +5,7 @@
 //!
 //! [`ErrorCode::Unsupported`]: super::ErrorCode::Unsupported
 
-use super::deployments::DeploymentInfo;
+use super::deployments::{DeploymentInfo, DeploymentStatus};
 use crate::deploy::{DeploymentSpec, Version};
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
 use crate::module::Module;
@@ -418,6 +418,9 @@ pub struct NodeStatus {
     /// Per partition that the principal may see, ordered by topic name and index.
     #[serde(default)]
     pub partitions: Vec<PartitionStatus>,
+    /// Per deployment, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployments: Vec<DeploymentStatus>,
 }
 
 /// One shard of a node's storage.
