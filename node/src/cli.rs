@@ -116,6 +116,9 @@ pub enum Command {
     Group(commands::group::Command),
     /// Write, try and inspect modules: filters, transforms and consumers in WebAssembly
     Module(commands::module::Args),
+    /// Run modules between topics, exactly once
+    #[command(subcommand)]
+    Transform(commands::transform::Command),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
     /// Run a node, collect real data and show it live; ends by itself
@@ -184,6 +187,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Collect(args) => commands::collect::run(args, globals).await,
             Command::Group(command) => commands::group::run(command, globals).await,
             Command::Module(args) => commands::module::run(args, globals).await,
+            Command::Transform(command) => commands::transform::run(command, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,

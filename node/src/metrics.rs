@@ -5,6 +5,7 @@
 
 use crate::http::NodeHealth;
 use std::fmt::{Display, Write};
+use weir_core::wire::deployments::{DeploymentStatus, LaneCondition, LaneInfo};
 use weir_core::wire::message::{FilterStatus, NodeStatus, PartitionStatus, ShardStatus};
 
 /// The media type of the format.
@@ -28,6 +29,7 @@ pub fn render(health: &NodeHealth, status: Option<&NodeStatus>) -> String {
         shards(&mut text, &status.shards);
         partitions(&mut text, &status.partitions);
         filters(&mut text, &status.filters);
+        deployments(&mut text, &status.deployments);
     }
     text.0
 }
@@ -133,6 +135,40 @@ fn partitions(text: &mut Text, partitions: &[PartitionStatus]) {
     });
     each(counter, "weir_partition_bytes_out_total", "Bytes of batches sent to consumers.", |p| {
         p.bytes_out as f64
+    });
+}
+
+fn deployments(text: &mut Text, deployments: &[DeploymentStatus]) {
+    let mut each = |kind, name, help, value: fn(&LaneInfo) -> f64| {
+        let mut family = text.family(kind, name, help);
+        for DeploymentStatus { name, partitions } in deployments {
+            for lane in partitions {
+                let labels: &[(&str, &dyn Display)] =
+                    &[("deployment", name), ("partition", &lane.partition)];
+                family.sample(labels, value(lane));
+            }
+        }
+    };
+    let (gauge, counter) = ("gauge", "counter");
+    each(gauge, "weir_deployment_running", "1 if the module works or waits for input.", |l| {
+        f64::from(u8::from(l.state == LaneCondition::Running))
+    });
+    each(gauge, "weir_deployment_lag_records", "Inputs not worked on yet.", |l| l.lag as f64);
+    each(gauge, "weir_deployment_undelivered_records", "Parts in the outbox.", |l| {
+        l.undelivered as f64
+    });
+    each(gauge, "weir_deployment_state_bytes", "Keyed state.", |l| l.state_bytes as f64);
+    each(gauge, "weir_deployment_memory_bytes", "Memory of the module.", |l| {
+        l.memory_bytes as f64
+    });
+    each(counter, "weir_deployment_records_in_total", "Inputs.", |l| l.records_in as f64);
+    each(counter, "weir_deployment_records_out_total", "Outputs.", |l| l.records_out as f64);
+    each(counter, "weir_deployment_errors_total", "Inputs that failed.", |l| l.errors as f64);
+    each(counter, "weir_deployment_dead_letters_total", "Inputs set aside.", |l| {
+        l.dead_letters as f64
+    });
+    each(counter, "weir_deployment_cpu_seconds_total", "CPU time of the module.", |l| {
+        l.cpu_us as f64 / 1e6
     });
 }
 

@@ -10,7 +10,7 @@ use weir_tests::node_process::{NodeProcess, Ran, weir};
 enum Shown {
     /// These arguments, with a node.
     By(&'static [&'static str]),
-    /// Not here: measuring takes minutes, and a demo has its own test.
+    /// Not here: measuring takes minutes; a demo and transforms have tests of their own.
     Elsewhere,
     /// It prints no data: what it prints is for a shell.
     Script,
@@ -42,6 +42,14 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("module push", Shown::By(&["MODULE", "--name=kept", "--version=1.0.0"])),
     ("module list", Shown::By(&[])),
     ("module delete", Shown::By(&["kept@1.0.0"])),
+    ("transform create", Shown::Elsewhere),
+    ("transform list", Shown::By(&[])),
+    ("transform describe", Shown::Elsewhere),
+    ("transform pause", Shown::Elsewhere),
+    ("transform resume", Shown::Elsewhere),
+    ("transform replace", Shown::Elsewhere),
+    ("transform rollback", Shown::Elsewhere),
+    ("transform delete", Shown::Elsewhere),
     ("status", Shown::By(&[])),
     ("demo", Shown::Elsewhere),
     ("bench produce", Shown::Elsewhere),

@@ -15,3 +15,4 @@ pub mod repair;
 pub mod sdk;
 pub mod status;
 pub mod topic;
+pub mod transform;

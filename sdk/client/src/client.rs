@@ -254,7 +254,10 @@ fn repeatable(request: &Request) -> bool {
         Request::CreateTopic { .. }
         | Request::DeleteTopic { .. }
         | Request::Upload { .. }
-        | Request::DeleteModule { .. } => false,
+        | Request::DeleteModule { .. }
+        | Request::CreateDeployment { .. }
+        | Request::ReplaceDeployment { .. }
+        | Request::DeleteDeployment { .. } => false,
         Request::Topics { .. }
         | Request::AlterTopic { .. }
         | Request::TrimPartition { .. }
@@ -267,6 +270,8 @@ fn repeatable(request: &Request) -> bool {
         | Request::Modules {}
         | Request::BeginUpload { .. }
         | Request::PushModule { .. }
+        | Request::Deployments { .. }
+        | Request::PauseDeployment { .. }
         | Request::Status {}
         | Request::ConfirmTime {} => true,
     }

@@ -107,6 +107,7 @@ mod backoff;
 mod client;
 mod config;
 mod consumer;
+mod deployments;
 mod error;
 mod link;
 mod modules;

@@ -2,6 +2,7 @@
 
 use crate::ack::Courier;
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
+use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
 use crate::groups::Groups;
 use crate::modules::Modules;
@@ -39,6 +40,8 @@ pub struct Broker {
     ca_created: bool,
     acceptor: tokio::task::JoinHandle<()>,
     courier: tokio::task::JoinHandle<()>,
+    /// Dropped last: what runs there ends with it.
+    _deploying: DeployThread,
 }
 
 impl std::fmt::Debug for Broker {
@@ -68,6 +71,8 @@ pub struct Shared {
     pub groups: Arc<Groups>,
     /// Users' modules.
     pub modules: Arc<Modules>,
+    /// What runs them between topics.
+    pub deployments: Arc<Deployments>,
     /// Bytes of batches on their way to the disk.
     pub produce_budget: Arc<Semaphore>,
     /// Checks what producers send.
@@ -144,6 +149,9 @@ pub enum StartError {
     /// The module folder cannot be used.
     #[error("the module folder: {0}")]
     Modules(#[from] FilesError),
+    /// The system has no thread left.
+    #[error("a thread for deployments: {0}")]
+    Thread(std::io::Error),
     /// The node's certificates cannot be had.
     #[error("the node's certificates: {0}")]
     Certificates(#[from] AuthorityError),
@@ -191,6 +199,8 @@ impl Broker {
         let empty = PartitionView::default();
         let groups_view = views.get(&GROUPS_PARTITION).unwrap_or(&empty);
         let groups = Groups::new(log.clone(), epoch, groups_view);
+        let deploying = DeployThread::start().map_err(StartError::Thread)?;
+        let deployments = Arc::new(Deployments::new(&views, deploying.handle()));
         let shared = Arc::new(Shared {
             cluster,
             software: concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -200,6 +210,7 @@ impl Broker {
             registry: Arc::new(registry),
             groups: Arc::new(groups),
             modules: Arc::new(Modules::open(&config.data_dir, config.compiler.clone())?),
+            deployments: deployments.clone(),
             produce_budget: Arc::new(Semaphore::new(config.produce_budget_bytes)),
             validator: Validator::default(),
             // Less than one batch would never be enough.
@@ -219,18 +230,27 @@ impl Broker {
         });
         let shards = log.shard_stats().len().max(1) as u16;
         let driver =
-            Arc::new(Driver::new(store, shards, shared.registry.clone(), shared.groups.clone()));
+            Arc::new(Driver::new(store, shards, &shared));
         log.start(driver.clone());
         let _ = shared.driver.set(driver);
         shared.registry.settle_log(&views);
         shared.groups.settle_log();
+        deployments.start(&shared);
         let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
         let courier = tokio::spawn({
             let courier = shared.courier.clone();
             async move { courier.run().await }
         });
         tracing::info!(%address, %epoch, "serving");
-        Ok(Broker { shared, endpoint, address, ca_created, acceptor, courier })
+        Ok(Broker {
+            shared,
+            endpoint,
+            address,
+            ca_created,
+            acceptor,
+            courier,
+            _deploying: deploying,
+        })
     }
 
     /// The address that it serves on, with the port that was taken.
@@ -264,6 +284,7 @@ impl Broker {
         let ended = async {
             self.endpoint.wait_idle().await;
             self.shared.tasks.wait().await;
+            self.shared.deployments.stop().await;
         };
         if tokio::time::timeout(grace, ended).await.is_err() {
             tracing::warn!("some clients did not go in time");

@@ -1,5 +1,7 @@
 //! Carries the log's news to the partitions. Runs on the log's threads.
 
+use crate::broker::Shared;
+use crate::deploy::state::States;
 use crate::groups::Groups;
 use crate::registry::Registry;
 use crate::store::Store;
@@ -17,20 +19,23 @@ pub struct Driver {
     shards: u32,
     registry: Arc<Registry>,
     groups: Arc<Groups>,
+    lanes: Arc<States>,
     /// Called once, if the node cannot go on.
     fatal: OnceLock<String>,
 }
 
 impl Driver {
-    /// Drives the partitions of `registry` and `groups`, which the log keeps in `shards` shards.
+    /// Drives the partitions of a broker, which the log keeps in `shards` shards.
     #[must_use]
-    pub fn new(
-        store: Arc<Store>,
-        shards: u16,
-        registry: Arc<Registry>,
-        groups: Arc<Groups>,
-    ) -> Driver {
-        Driver { store, shards: u32::from(shards), registry, groups, fatal: OnceLock::new() }
+    pub fn new(store: Arc<Store>, shards: u16, shared: &Shared) -> Driver {
+        Driver {
+            store,
+            shards: u32::from(shards),
+            registry: shared.registry.clone(),
+            groups: shared.groups.clone(),
+            lanes: shared.deployments.states().clone(),
+            fatal: OnceLock::new(),
+        }
     }
 
     /// Why the node cannot take writes again without a restart, if that is so.
@@ -88,6 +93,7 @@ impl LogEvents for Driver {
             let empty = PartitionView::default();
             self.groups.recover(epoch, views.get(&GROUPS_PARTITION).unwrap_or(&empty));
         }
+        self.lanes.recover(|id| self.is_of(shard, id), views);
         self.registry.recover(epoch, |id| self.is_of(shard, id), views);
         tracing::info!(shard, %epoch, "the shard takes appends again");
     }

@@ -159,6 +159,7 @@ impl Groups {
             batch: None,
             state: encode_state(&changes),
             linger: Duration::ZERO,
+            fence: None,
             hold: None,
         };
         let (sender, committed) = oneshot::channel();

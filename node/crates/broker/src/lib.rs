@@ -8,6 +8,7 @@
 pub mod ack;
 mod broker;
 mod config;
+mod deploy;
 pub mod driver;
 mod groups;
 pub mod meter;

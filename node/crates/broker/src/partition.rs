@@ -88,6 +88,10 @@ pub struct Payload {
     pub state: Bytes,
     /// How long it may wait for others to share its commit, unless the topic says.
     pub linger: Duration,
+    /// For appends of the broker's own that build on what is in the log: the only epoch in which
+    /// the entry may be appended. The reply then waits for the disk whatever the topic says, and
+    /// the topic's bound on batches does not hold.
+    pub fence: Option<LeaderEpoch>,
     /// Dropped once the entry is durable or has failed: a permit for its bytes.
     pub hold: Option<Box<dyn Any + Send>>,
 }
@@ -322,6 +326,10 @@ impl Inner {
                 return Ok(Place { base_offset, end_offset, duplicate: true, ..Place::default() });
             }
         };
+        if payload.fence.is_some_and(|fence| fence != epoch) {
+            let message = "the partition went on in a new epoch meanwhile";
+            return Err(WireError::new(ErrorCode::Offline, message));
+        }
         let batch = match payload.batch {
             Some(batch) => batch.with_base(base_offset, epoch).into_bytes(),
             None => Bytes::new(),
@@ -348,8 +356,8 @@ impl Inner {
         .map_err(log_error)?;
         self.leader.handle_appended(append_time, count, payload.producer.as_ref());
         let reached = match self.settings.durability {
-            Durability::Durable => Reached::LeaderDisk,
-            Durability::Relaxed => Reached::LeaderMemory,
+            Durability::Relaxed if payload.fence.is_none() => Reached::LeaderMemory,
+            Durability::Relaxed | Durability::Durable => Reached::LeaderDisk,
         };
         let end_offset = base_offset.plus(count);
         Ok(Place { base_offset, end_offset, append_time, reached, duplicate: false })
@@ -360,7 +368,7 @@ impl Inner {
             return Err(WireError::new(ErrorCode::TopicDeleted, "the topic was deleted"));
         }
         let bytes = payload.batch_bytes();
-        if bytes > self.settings.batch_bytes_max {
+        if bytes > self.settings.batch_bytes_max && payload.fence.is_none() {
             let most = self.settings.batch_bytes_max;
             let message = format!("a batch of {bytes} bytes; the topic takes at most {most}");
             return Err(WireError::new(ErrorCode::BatchTooLarge, message));

@@ -170,7 +170,8 @@ impl ProduceStream {
         let bytes = batch.bytes().len();
         let linger = shared.pace().linger(shared.started.elapsed(), &mut self.pace, bytes);
         let batch = Some(batch);
-        let payload = Payload { count, producer, batch, state: Bytes::new(), linger, hold };
+        let (state, fence) = (Bytes::new(), None);
+        let payload = Payload { count, producer, batch, state, linger, fence, hold };
         let queue = self.queue.clone();
         partition.append(&shared.log, shared.now(), payload, |place| {
             let appended = Appended {

@@ -4,7 +4,8 @@ use crate::partition::Partition;
 use crate::store::{Store, StoreError};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
-use weir_core::metadata::{Ask, Change, Image, MetadataError, Topic};
+use weir_core::deploy::{DeployError, Deployment};
+use weir_core::metadata::{Ask, Change, DeployAsk, Image, MetadataError, Topic};
 use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleError};
 use weir_core::partition::view::PartitionView;
@@ -122,6 +123,18 @@ impl Registry {
         self.read().image.modules().cloned().collect()
     }
 
+    /// The deployment of this name.
+    #[must_use]
+    pub fn deployment(&self, name: &str) -> Option<Deployment> {
+        self.read().image.deployment(name).cloned()
+    }
+
+    /// All deployments, by name.
+    #[must_use]
+    pub fn deployments(&self) -> Vec<Deployment> {
+        self.read().image.deployments().cloned().collect()
+    }
+
     /// The name of a topic.
     #[must_use]
     pub fn topic_name(&self, id: TopicId) -> Option<Arc<str>> {
@@ -180,6 +193,24 @@ impl Registry {
         Ok(before)
     }
 
+    /// Changes a deployment. Returns it as it is then; `None` if it is gone.
+    ///
+    /// # Errors
+    /// As [`Registry::change`].
+    ///
+    /// # Cancel safety
+    /// As [`Registry::change`].
+    pub async fn deploy(
+        &self,
+        now: TimestampMs,
+        ask: DeployAsk,
+    ) -> Result<Option<Deployment>, WireError> {
+        match self.decide(now, ask.into()).await? {
+            Change::PutDeployment { deployment, .. } => Ok(Some(deployment)),
+            _ => Ok(None),
+        }
+    }
+
     /// Decides a change, makes it durable and applies it.
     async fn decide(&self, now: TimestampMs, ask: Ask) -> Result<Change, WireError> {
         let _one_at_a_time = self.changing.lock().await;
@@ -205,28 +236,29 @@ impl Registry {
     }
 
     fn apply(&self, change: &Change) {
+        let (led, gone): (&[Topic], Option<&String>) = match change {
+            Change::Put(topic) => (std::slice::from_ref(topic), None),
+            Change::PutDeployment { topics, .. } => (topics, None),
+            Change::Removed { name } => (&[], Some(name)),
+            Change::RemovedDeployment { outbox, .. } => (&[], outbox.as_ref()),
+            Change::PutModule(_) | Change::RemovedModule(_) => (&[], None),
+        };
         let mut removed = Vec::new();
         {
             let mut state = self.write();
-            match change {
-                Change::Put(topic) => {
-                    state.image.apply(change);
-                    state.lead(topic, &HashMap::new());
+            let gone = gone.and_then(|name| state.image.topic(name).cloned());
+            state.image.apply(change);
+            for topic in led {
+                state.lead(topic, &HashMap::new());
+            }
+            for id in gone.iter().flat_map(|topic| &topic.partitions) {
+                if let Some(partition) = state.by_id.remove(id) {
+                    state.by_index.remove(&(partition.topic, partition.index));
+                    removed.push(partition);
                 }
-                Change::Removed { name } => {
-                    let topic = state.image.topic(name).cloned();
-                    state.image.apply(change);
-                    for id in topic.iter().flat_map(|t| &t.partitions) {
-                        if let Some(partition) = state.by_id.remove(id) {
-                            state.by_index.remove(&(partition.topic, partition.index));
-                            removed.push(partition);
-                        }
-                    }
-                }
-                Change::PutModule(_) | Change::RemovedModule(_) => state.image.apply(change),
             }
         }
-        if let Change::Put(topic) = change {
+        for topic in led {
             for &partition in &topic.partitions {
                 self.log.set_retention(partition, retention(&topic.config));
             }
@@ -298,6 +330,18 @@ fn metadata_error(error: MetadataError) -> WireError {
             ModuleError::Unknown(_) => ErrorCode::UnknownModule,
             ModuleError::Limit => ErrorCode::LimitReached,
             _ => ErrorCode::InvalidModule,
+        },
+        MetadataError::Deploy(error) => match error {
+            DeployError::Unknown(_) => ErrorCode::UnknownDeployment,
+            DeployError::Exists(_) => ErrorCode::DeploymentExists,
+            DeployError::UnknownTopic(_) => ErrorCode::UnknownTopic,
+            DeployError::Limit => ErrorCode::LimitReached,
+            DeployError::Module(ModuleError::Unknown(_)) => ErrorCode::UnknownModule,
+            DeployError::Module(_) | DeployError::Kind { .. } => ErrorCode::InvalidModule,
+            DeployError::Partitions { .. }
+            | DeployError::TopicInUse { .. }
+            | DeployError::ModuleInUse { .. } => ErrorCode::InUse,
+            _ => ErrorCode::InvalidArgument,
         },
     };
     WireError::new(code, error.to_string())

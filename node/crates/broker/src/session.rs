@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::timeout;
 use weir_core::access::Role;
+use weir_core::deploy::is_internal;
 use weir_core::limits;
 use weir_core::wire::message::{Hello, HelloReply};
 use weir_core::wire::{self, ErrorCode, FrameKind, WireError};
@@ -36,6 +37,10 @@ impl Session {
     /// # Errors
     /// [`ErrorCode::Unauthorized`], saying who lacks what.
     pub fn authorize(&self, role: Role, topic: Option<&str>) -> Result<(), WireError> {
+        if let Some(topic) = topic.filter(|topic| is_internal(topic)) {
+            let message = format!("`{topic}` is the node's own topic: clients cannot use it");
+            return Err(WireError::new(ErrorCode::Unauthorized, message));
+        }
         if self.shared.config.access.allows(self.principal(), role, topic) {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use weir_core::access::Role;
+use weir_core::deploy::is_internal;
 use weir_core::wire::WireError;
 use weir_core::wire::message::{FilterStatus, NodeStatus, PartitionStatus, ShardStatus};
 use weir_log::{ShardState, ShardStats};
@@ -49,6 +50,7 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         shards: shards.iter().map(shard).collect(),
         partitions: partitions(shared),
         filters: filters(shared),
+        deployments: shared.deployments.status(shared),
     }
 }
 
@@ -86,6 +88,7 @@ fn partitions(shared: &Shared) -> Vec<PartitionStatus> {
         .registry
         .partitions()
         .iter()
+        .filter(|partition| !is_internal(&partition.topic_name))
         .map(|partition| {
             let figures = partition.figures();
             let rates = partition.meter.rates(now);

@@ -8,9 +8,11 @@
 //! | `counters` | [`CountersRow`] |
 //! | `topic/NAME` | [`Topic`] |
 //! | `module/NAME@VERSION` | [`Module`] |
+//! | `deployment/NAME` | [`Deployment`] |
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Mutex;
+use weir_core::deploy::Deployment;
 use weir_core::metadata::{Change, Image, Topic};
 use weir_core::module::Module;
 use weir_core::{LeaderEpoch, ProducerId};
@@ -94,6 +96,10 @@ impl Store {
             let module: Module = decode(&String::from_utf8_lossy(&key), &value)?;
             image.apply(&Change::PutModule(module));
         }
+        for (key, value) in kv.range(b"deployment/")? {
+            let deployment: Deployment = decode(&String::from_utf8_lossy(&key), &value)?;
+            image.apply(&Change::PutDeployment { deployment, topics: Vec::new() });
+        }
         image.raise_counters(row.next_topic, row.next_partition);
         let counters = Mutex::new(Counters { next_producer: row.next_producer, row });
         Ok((Store { kv, counters }, node, image))
@@ -109,15 +115,26 @@ impl Store {
         let mut counters = self.lock();
         let mut row = counters.row.clone();
         (row.next_topic, row.next_partition) = after;
-        let (key, value) = match change {
-            Change::Put(topic) => (format!("topic/{}", topic.name), Some(encode(topic))),
-            Change::Removed { name } => (format!("topic/{name}"), None),
-            Change::PutModule(module) => (format!("module/{}", module.id), Some(encode(module))),
-            Change::RemovedModule(id) => (format!("module/{id}"), None),
+        let topic_row = |topic: &Topic| (format!("topic/{}", topic.name), Some(encode(topic)));
+        let mut rows: Vec<(String, Option<Vec<u8>>)> = match change {
+            Change::Put(topic) => vec![topic_row(topic)],
+            Change::Removed { name } => vec![(format!("topic/{name}"), None)],
+            Change::PutModule(module) => {
+                vec![(format!("module/{}", module.id), Some(encode(module)))]
+            }
+            Change::RemovedModule(id) => vec![(format!("module/{id}"), None)],
+            Change::PutDeployment { deployment, topics } => {
+                let row = (format!("deployment/{}", deployment.name), Some(encode(deployment)));
+                topics.iter().map(topic_row).chain([row]).collect()
+            }
+            Change::RemovedDeployment { name, outbox } => {
+                let outbox = outbox.iter().map(|outbox| (format!("topic/{outbox}"), None));
+                outbox.chain([(format!("deployment/{name}"), None)]).collect()
+            }
         };
-        let counters_value = encode(&row);
-        self.kv
-            .write(&[(key.as_bytes(), value.as_deref()), (b"counters", Some(&counters_value))])?;
+        rows.push(("counters".to_owned(), Some(encode(&row))));
+        let rows: Vec<_> = rows.iter().map(|(k, v)| (k.as_bytes(), v.as_deref())).collect();
+        self.kv.write(&rows)?;
         counters.row = row;
         Ok(())
     }

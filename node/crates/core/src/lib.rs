@@ -6,6 +6,7 @@
 
 pub mod access;
 
+pub mod deploy;
 pub mod entry;
 pub mod ids;
 pub mod limits;

@@ -103,6 +103,40 @@ pub const UPLOAD_PART_BYTES_MAX: usize = 256 * KIB;
 pub const UPLOADS_MAX: usize = 8;
 /// Most bytes of a module's parameters, names and values.
 pub const MODULE_PARAMS_BYTES_MAX: usize = 64 * KIB;
+/// Longest key of a module's state or of a timer, in bytes. The node puts its own prefix before it.
+pub const MODULE_KEY_BYTES_MAX: usize = STATE_KEY_BYTES_MAX - 64;
+
+// ---- deployments ----
+
+/// Longest name of a deployment, in bytes: topics are named after it.
+pub const DEPLOYMENT_NAME_BYTES_MAX: usize = 200;
+/// Most deployments of one node.
+pub const NODE_DEPLOYMENTS_MAX: usize = 256;
+/// Most input partitions of all deployments of one node together.
+pub const NODE_LANES_MAX: usize = 4_096;
+/// Most output topics of one deployment.
+pub const DEPLOYMENT_OUTPUTS_MAX: usize = 16;
+/// Most keyed state of one deployment for one input partition, keys and values, in bytes. The rest
+/// of what a partition may hold is for the marks of deployments that write to it.
+pub const LANE_STATE_BYTES_MAX: usize = STATE_BYTES_MAX - MIB;
+/// Most keyed state of all deployments of one node together, in bytes.
+pub const NODE_LANE_STATE_BYTES_MAX: usize = 256 * MIB;
+/// Most lanes that hold an input batch and what becomes of it in memory; the others wait.
+pub const LANES_AT_WORK_MAX: usize = 16;
+/// Most lanes of one deployment that do.
+pub const DEPLOYMENT_AT_WORK_MAX: usize = 2;
+/// A lane makes one entry of the outputs of several input batches, up to about so many bytes.
+pub const LANE_ENTRY_BYTES: usize = MIB;
+/// What a distributor reads from an outbox at a time, in bytes; one entry always fits.
+pub const OUTBOX_CHUNK_BYTES: usize = MIB;
+/// An outbox keeps at most about this much that every destination has, in bytes.
+pub const OUTBOX_TRIM_BYTES: usize = 4 * MIB;
+/// A lane whose inputs yield nothing stores its position this often.
+pub const LANE_POSITION_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest and longest pause before a lane or distributor tries again.
+pub const LANE_RETRY_MIN: Duration = Duration::from_millis(100);
+/// See [`LANE_RETRY_MIN`].
+pub const LANE_RETRY_MAX: Duration = Duration::from_secs(30);
 
 // ---- memory of a node, defaults ----
 
@@ -147,6 +181,9 @@ const _: () = {
     // One stream cannot use up its connection: four unread ones leave nothing, so clients put
     // subscriptions on a connection of their own (see `docs/wire.md`, flow control).
     assert!(STREAM_WINDOW_BYTES * 4 <= NODE_CONNECTION_WINDOW_BYTES);
+    // A mark takes less than 64 bytes, and each lane may have one in a partition.
+    assert!(NODE_LANES_MAX * 64 + LANE_STATE_BYTES_MAX <= STATE_BYTES_MAX);
+    assert!(LANE_ENTRY_BYTES <= BATCH_BYTES_MAX);
     // A part of an upload fits a control message.
     assert!(UPLOAD_PART_BYTES_MAX * 2 <= CONTROL_BYTES_MAX);
     assert!(MTU_LOOPBACK <= MTU_MAX);

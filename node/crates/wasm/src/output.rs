@@ -9,7 +9,7 @@ use crate::error::GuestError;
 use crate::limits::GuestLimits;
 use std::ops::Range;
 use weir_core::TimestampMs;
-use weir_core::limits::{NAME_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADERS_MAX};
+use weir_core::limits::{MODULE_KEY_BYTES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADERS_MAX};
 use weir_core::record::{
     BatchBuilder, HeaderView, Headers, PushError, RecordIter, RecordView, Records,
 };
@@ -197,6 +197,11 @@ pub(crate) fn check_outcome(
     if bytes > limits.state_bytes {
         let limit = limits.state_bytes;
         return Err(GuestError::TooMuch { what: "bytes of timers", have: bytes, limit });
+    }
+    let longest = timers.keys.iter().chain(cleared.iter()).map(<[u8]>::len).max().unwrap_or(0);
+    if longest > MODULE_KEY_BYTES_MAX {
+        let (what, limit) = ("bytes in the key of a timer", MODULE_KEY_BYTES_MAX);
+        return Err(GuestError::TooMuch { what, have: longest, limit });
     }
     // Both rise, so one walk finds a record that is the source of outputs and failed as well.
     let mut failed = outcome.failures.iter().map(|failure| failure.index).peekable();

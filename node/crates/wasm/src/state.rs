@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use weir_core::TimestampMs;
-use weir_core::limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
+use weir_core::limits::{MODULE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 
 /// The stored state of one deployment in one partition, as of the position before a batch. It does
 /// not change while the batch is processed.
@@ -297,8 +297,8 @@ impl StateBuffer {
 
     fn check(&mut self, keys: &Column, values: Option<&Column>) -> Result<(), StateError> {
         let longest = |column: &Column| column.iter().map(<[u8]>::len).max().unwrap_or(0);
-        if longest(keys) > STATE_KEY_BYTES_MAX {
-            return Err(StateError::KeyTooLong(STATE_KEY_BYTES_MAX as u32));
+        if longest(keys) > MODULE_KEY_BYTES_MAX {
+            return Err(StateError::KeyTooLong(MODULE_KEY_BYTES_MAX as u32));
         }
         if values.is_some_and(|values| longest(values) > STATE_VALUE_BYTES_MAX) {
             return Err(StateError::ValueTooLong(STATE_VALUE_BYTES_MAX as u32));

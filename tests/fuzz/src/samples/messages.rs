@@ -2,6 +2,9 @@
 
 use super::TIME;
 use bytes::{BufMut, Bytes, BytesMut};
+use weir_core::deploy::{
+    Deployment, DeploymentId, DeploymentSpec, Mode, OnError, Version,
+};
 use weir_core::ids::{
     LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
@@ -10,6 +13,7 @@ use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
+use weir_core::wire::deployments::{DeploymentInfo, LaneCondition, LaneError, LaneInfo};
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
@@ -108,6 +112,11 @@ pub fn requests() -> Vec<Request> {
         Request::Upload { sha256: sha256(), at: 7, data: Bytes::from_static(b"\0asm") },
         Request::PushModule { id: module_id(), sha256: sha256() },
         Request::DeleteModule { id: module_id() },
+        Request::Deployments { names: Some(vec!["zones".into()]) },
+        Request::CreateDeployment { name: "zones".into(), spec: deployment().spec },
+        Request::PauseDeployment { name: "zones".into(), paused: true },
+        Request::ReplaceDeployment { name: "zones".into(), version: deployment().previous },
+        Request::DeleteDeployment { name: "zones".into() },
     ]
 }
 
@@ -150,7 +159,53 @@ pub fn responses() -> Vec<Response> {
         Response::Status(Box::new(status())),
         Response::Modules { modules: vec![module()] },
         Response::Upload { have: 262_144 },
+        Response::Deployments { deployments: vec![deployment_info()] },
     ]
+}
+
+/// A deployment with everything set.
+pub fn deployment() -> Deployment {
+    let version = |id: &str| Version {
+        module: id.parse().expect("a reference"),
+        params: [("areas".to_owned(), "{}".to_owned())].into(),
+    };
+    Deployment {
+        id: DeploymentId(14),
+        name: "zones".into(),
+        spec: DeploymentSpec {
+            version: version("gps-geofence@1.3.0"),
+            from: "vehicles.gps".into(),
+            to: vec!["zones".into(), "trips".into()],
+            on_error: OnError::DeadLetter,
+            dead_letter: Some("bad".into()),
+            from_latest: true,
+        },
+        mode: Mode::Outbox,
+        paused: true,
+        previous: Some(version("gps-geofence@1.2.0")),
+        created_at: TIME,
+    }
+}
+
+fn deployment_info() -> DeploymentInfo {
+    let error = LaneError { offset: Some(Offset(6)), message: "no JSON".into(), at: TIME };
+    let lane = LaneInfo {
+        partition: PARTITION,
+        state: LaneCondition::Retrying,
+        position: Some(Offset(7)),
+        lag: 2,
+        undelivered: 1,
+        records_in: 7,
+        records_out: 5,
+        errors: 2,
+        dead_letters: 1,
+        state_bytes: 4_096,
+        state_keys: 3,
+        cpu_us: 1_500,
+        memory_bytes: 1 << 20,
+        last_error: Some(error),
+    };
+    DeploymentInfo { deployment: deployment(), partitions: vec![lane] }
 }
 
 /// A module as metadata has it.

@@ -1,11 +1,12 @@
-//! The metadata state machine: topics, their partitions, modules, and the counters that ids come
-//! from.
+//! The metadata state machine: topics, their partitions, modules, deployments, and the counters
+//! that ids come from.
 //!
 //! Pure: a request is decided against the image ([`Image::decide`]), which yields one [`Change`];
 //! whoever drives it makes the change durable and then applies it ([`Image::apply`]). Replay of
 //! the changes, in order, gives the same image. Today the driver is the node's own key-value
 //! store; a replicated log takes its place when there are several nodes.
 
+use crate::deploy::{DeployError, Deployment};
 use crate::ids::{PartitionId, PartitionIndex, TimestampMs, TopicId};
 use crate::limits;
 use crate::module::name::ModuleRef;
@@ -14,7 +15,10 @@ use crate::topic::{self, TopicChange, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod deployments;
 mod modules;
+
+pub use deployments::DeployAsk;
 
 /// The partition that holds the positions of consumer groups.
 pub const GROUPS_PARTITION: PartitionId = PartitionId(0);
@@ -40,6 +44,7 @@ pub struct Topic {
 pub struct Image {
     topics: BTreeMap<String, Topic>,
     modules: BTreeMap<ModuleRef, Module>,
+    deployments: BTreeMap<String, Deployment>,
     next_topic: u32,
     next_partition: u32,
     partitions: usize,
@@ -71,6 +76,14 @@ pub enum Ask {
     PutModule(Module),
     /// Forget a module version.
     RemoveModule(ModuleRef),
+    /// It concerns a deployment.
+    Deploy(DeployAsk),
+}
+
+impl From<DeployAsk> for Ask {
+    fn from(ask: DeployAsk) -> Ask {
+        Ask::Deploy(ask)
+    }
 }
 
 /// A decided change. It carries its results, ids included, so that replay decides nothing.
@@ -88,6 +101,20 @@ pub enum Change {
     PutModule(Module),
     /// The module is gone.
     RemovedModule(ModuleRef),
+    /// The deployment is now this.
+    PutDeployment {
+        /// The deployment.
+        deployment: Deployment,
+        /// Topics that came with it.
+        topics: Vec<Topic>,
+    },
+    /// The deployment is gone.
+    RemovedDeployment {
+        /// Its name.
+        name: String,
+        /// The internal topic that went with it.
+        outbox: Option<String>,
+    },
 }
 
 /// Why a request is refused. Nothing changed.
@@ -105,6 +132,9 @@ pub enum MetadataError {
     /// It concerns a module.
     #[error(transparent)]
     Module(#[from] ModuleError),
+    /// It concerns a deployment.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
     /// The node has as many topics or partitions as it may.
     #[error(
         "the node's limit is reached: {} topics, {} partitions",
@@ -119,6 +149,7 @@ impl Default for Image {
         Image {
             topics: BTreeMap::new(),
             modules: BTreeMap::new(),
+            deployments: BTreeMap::new(),
             next_topic: 1,
             next_partition: GROUPS_PARTITION.0 + 1,
             partitions: 0,
@@ -159,12 +190,20 @@ impl Image {
         match ask {
             Ask::Create { name, config } => self.decide_create(now, name, config),
             Ask::Alter { name, change } => self.decide_alter(name, change),
-            Ask::Delete { name } => match self.topics.contains_key(name) {
-                true => Ok(Change::Removed { name: name.clone() }),
-                false => Err(MetadataError::Unknown(name.clone())),
-            },
+            Ask::Delete { name } => {
+                topic::check_name(name)?;
+                if !self.topics.contains_key(name) {
+                    return Err(MetadataError::Unknown(name.clone()));
+                }
+                self.may_remove_topic(name)?;
+                Ok(Change::Removed { name: name.clone() })
+            }
             Ask::PutModule(module) => Ok(self.decide_put_module(module)?),
-            Ask::RemoveModule(id) => Ok(self.decide_remove_module(id)?),
+            Ask::RemoveModule(id) => {
+                self.may_remove_module(id)?;
+                Ok(self.decide_remove_module(id)?)
+            }
+            Ask::Deploy(ask) => self.decide_deploy(now, ask),
         }
     }
 
@@ -192,10 +231,14 @@ impl Image {
     }
 
     fn decide_alter(&self, name: &str, change: &TopicChange) -> Result<Change, MetadataError> {
+        topic::check_name(name)?;
         let known = self.topic(name).ok_or_else(|| MetadataError::Unknown(name.to_owned()))?;
         let mut topic = known.clone();
         topic.config = change.apply(&topic.config)?;
         let more = topic.config.partitions - known.config.partitions;
+        if more > 0 {
+            self.may_grow_topic(name)?;
+        }
         topic.partitions.extend(self.fresh_partitions(more)?);
         Ok(Change::Put(topic))
     }
@@ -211,25 +254,37 @@ impl Image {
     /// Applies a change.
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Put(topic) => {
-                let last = topic.partitions.iter().map(|p| p.0).max().unwrap_or(0);
-                self.raise_counters(topic.id.0 + 1, last.saturating_add(1));
-                self.partitions += topic.partitions.len();
-                if let Some(before) = self.topics.insert(topic.name.clone(), topic.clone()) {
-                    self.partitions -= before.partitions.len();
-                }
-            }
-            Change::Removed { name } => {
-                if let Some(removed) = self.topics.remove(name) {
-                    self.partitions -= removed.partitions.len();
-                }
-            }
+            Change::Put(topic) => self.put_topic(topic),
+            Change::Removed { name } => self.remove_topic(name),
             Change::PutModule(module) => {
                 self.modules.insert(module.id.clone(), module.clone());
             }
             Change::RemovedModule(id) => {
                 self.modules.remove(id);
             }
+            Change::PutDeployment { deployment, topics } => {
+                topics.iter().for_each(|topic| self.put_topic(topic));
+                self.apply_deployment(deployment);
+            }
+            Change::RemovedDeployment { name, outbox } => {
+                self.deployments.remove(name);
+                outbox.iter().for_each(|outbox| self.remove_topic(outbox));
+            }
+        }
+    }
+
+    fn put_topic(&mut self, topic: &Topic) {
+        let last = topic.partitions.iter().map(|p| p.0).max().unwrap_or(0);
+        self.raise_counters(topic.id.0 + 1, last.saturating_add(1));
+        self.partitions += topic.partitions.len();
+        if let Some(before) = self.topics.insert(topic.name.clone(), topic.clone()) {
+            self.partitions -= before.partitions.len();
+        }
+    }
+
+    fn remove_topic(&mut self, name: &str) {
+        if let Some(removed) = self.topics.remove(name) {
+            self.partitions -= removed.partitions.len();
         }
     }
 

@@ -103,6 +103,14 @@ error_codes! {
     InvalidModule = 26, "invalid-module", false;
     /// A module failed on a record.
     ModuleFailed = 27, "module-failed", false;
+    /// The node has no deployment of this name.
+    UnknownDeployment = 28, "unknown-deployment", false;
+    /// A deployment of this name exists.
+    DeploymentExists = 29, "deployment-exists", false;
+    /// A deployment needs the topic or module.
+    InUse = 30, "in-use", false;
+    /// The module's state has another layout than what is stored.
+    StateSchema = 31, "state-schema", false;
 }
 
 impl fmt::Display for ErrorCode {

@@ -5,6 +5,8 @@
 //!
 //! [`ErrorCode::Unsupported`]: super::ErrorCode::Unsupported
 
+use super::deployments::{DeploymentInfo, DeploymentStatus};
+use crate::deploy::{DeploymentSpec, Version};
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
 use crate::module::Module;
 use crate::module::name::ModuleRef;
@@ -228,6 +230,39 @@ pub enum Request {
         /// Which.
         id: ModuleRef,
     },
+    /// Deployments and how they go.
+    Deployments {
+        /// Names; `None`: all.
+        #[serde(default)]
+        names: Option<Vec<String>>,
+    },
+    /// Create a deployment.
+    CreateDeployment {
+        /// Its name.
+        name: String,
+        /// What it is to do.
+        spec: DeploymentSpec,
+    },
+    /// Pause or resume a deployment. Resuming one that runs has stopped partitions try again.
+    PauseDeployment {
+        /// Its name.
+        name: String,
+        /// Whether it is to stand still.
+        paused: bool,
+    },
+    /// Run another version in a deployment.
+    ReplaceDeployment {
+        /// Its name.
+        name: String,
+        /// Which; `None`: the one before.
+        #[serde(default)]
+        version: Option<Version>,
+    },
+    /// Delete a deployment. Its outputs and dead letters stay.
+    DeleteDeployment {
+        /// Its name.
+        name: String,
+    },
     /// The node and its partitions.
     Status {},
     /// The operator confirms that the wall clock is right: age retention may go on.
@@ -290,6 +325,11 @@ pub enum Response {
     Upload {
         /// How many bytes the node has, from the start.
         have: u64,
+    },
+    /// To `Deployments`, and to what creates or changes one.
+    Deployments {
+        /// By name.
+        deployments: Vec<DeploymentInfo>,
     },
     /// To `Status`.
     Status(Box<NodeStatus>),
@@ -382,6 +422,9 @@ pub struct NodeStatus {
     /// Per module version that filtered subscriptions since start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<FilterStatus>,
+    /// Per deployment, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployments: Vec<DeploymentStatus>,
 }
 
 /// What the filters of one module version did since the node's start, on all subscriptions.

@@ -5,6 +5,7 @@
 //! paths ([`frame`]) are fixed binary layouts around raw record batches.
 
 pub mod error;
+pub mod deployments;
 pub mod frame;
 pub mod message;
 

@@ -1,0 +1,548 @@
+//! A lane: a transform at work on one input partition.
+//!
+//! ```text
+//! read input ─▶ run the module ─▶ make one entry ─▶ append it at home ─▶ durable: next
+//! ```
+//!
+//! What a lane holds besides its durable state is dropped whenever something fails or an operator
+//! steps in; it then begins again from what its home says. So a batch is committed once, with the
+//! version that the lane had when it ran it.
+
+use super::append::{append, room};
+use super::entry::{AddError, Destination, Destinations, Entry, Origin};
+use super::meter::Meter;
+use super::state::{SharedState, View, lock};
+use super::{Deployments, Orders};
+use crate::broker::Shared;
+use crate::partition::Partition;
+use crate::subscribe::read_error;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use weir_core::deploy::keys::{Lane, Position};
+use weir_core::deploy::{Deployment, Mode, OnError};
+use weir_core::limits;
+use weir_core::record::{RecordBatch, Records, Retained};
+use weir_core::wire::deployments::LaneCondition;
+use weir_core::wire::{ErrorCode, Outcome, WireError};
+use weir_core::{LeaderEpoch, Offset};
+use weir_log::ReadChunk;
+use weir_wasm::bisect;
+use weir_wasm::columns::Watermark;
+use weir_wasm::{GuestLimits, Runner, Transformed, Work};
+
+/// What a lane is made of.
+pub struct LaneTask {
+    /// The broker.
+    pub shared: Arc<Shared>,
+    /// All deployments.
+    pub deployments: Arc<Deployments>,
+    /// Which lane.
+    pub lane: Lane,
+    /// Its input.
+    pub input: Arc<Partition>,
+    /// Where its entries go.
+    pub home: Arc<Partition>,
+    /// What it is to do.
+    pub orders: watch::Receiver<Orders>,
+    /// What it did.
+    pub meter: Arc<Meter>,
+    /// Those of its lanes that may hold a batch in memory.
+    pub turns: Arc<Semaphore>,
+    /// A record failed: it is tried alone.
+    pub careful: bool,
+}
+
+/// Why work ended.
+enum Ended {
+    /// There are other orders, or the node shuts down.
+    Orders,
+    /// Something failed that may pass.
+    Trouble(Option<Offset>, String),
+    /// Only an operator can help.
+    Stopped(Option<Offset>, String),
+}
+
+impl From<WireError> for Ended {
+    fn from(error: WireError) -> Ended {
+        Ended::Trouble(None, error.message)
+    }
+}
+
+/// A version at work.
+struct Job {
+    deployment: Arc<Deployment>,
+    runner: Runner,
+    to: Destinations,
+    origin: Origin,
+    view: View,
+    stored: SharedState,
+    epoch: LeaderEpoch,
+    entry: Entry,
+    position: Position,
+    /// The position that is stored, and when it was.
+    told: (Offset, Instant),
+    /// Most records that the module is given at once.
+    most: usize,
+    /// Entry, state and position do not belong together any more.
+    broken: bool,
+    /// What happened since the last commit, for the meter.
+    since: Since,
+}
+
+#[derive(Default)]
+struct Since {
+    records_in: u64,
+    records_out: u64,
+    errors: u64,
+    dead_letters: u64,
+}
+
+impl LaneTask {
+    /// Works until the deployment ends or the node shuts down.
+    pub async fn run(mut self) {
+        let mut pause = limits::LANE_RETRY_MIN;
+        loop {
+            let orders = self.orders.borrow_and_update().clone();
+            if orders.ended {
+                return;
+            }
+            if orders.deployment.paused {
+                self.meter.condition(LaneCondition::Paused);
+                self.changed().await;
+                continue;
+            }
+            let before = self.meter.progress();
+            let ended = self.work(orders.deployment).await;
+            if self.meter.progress() > before {
+                pause = limits::LANE_RETRY_MIN;
+            }
+            match ended {
+                Ended::Orders => pause = limits::LANE_RETRY_MIN,
+                Ended::Trouble(at, message) => {
+                    self.careful = at.is_some();
+                    self.meter.failed(LaneCondition::Retrying, at, &message, self.shared.now());
+                    let _ = timeout(pause, self.changed()).await;
+                    pause = (pause * 2).min(limits::LANE_RETRY_MAX);
+                }
+                Ended::Stopped(at, message) => {
+                    tracing::warn!(input = %self.input.topic_name, partition = %self.input.index,
+                        at = at.map(|at| at.0), message, "a transform stopped");
+                    self.meter.failed(LaneCondition::Stopped, at, &message, self.shared.now());
+                    self.changed().await;
+                }
+            }
+        }
+    }
+
+    /// Waits for other orders.
+    async fn changed(&mut self) {
+        // The sender is gone only with the deployments: the node shuts down.
+        if self.orders.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn has_orders(&self) -> bool {
+        self.orders.has_changed().unwrap_or(true)
+    }
+
+    async fn work(&mut self, deployment: Arc<Deployment>) -> Ended {
+        self.meter.condition(LaneCondition::Starting);
+        let mut job = match self.begin(deployment).await {
+            Ok(job) => job,
+            Err(ended) => return ended,
+        };
+        self.meter.condition(LaneCondition::Running);
+        let ended = loop {
+            if self.has_orders() {
+                break Ended::Orders;
+            }
+            match self.step(&mut job).await {
+                Ok(()) => {}
+                Err(ended) => break ended,
+            }
+        };
+        if !job.broken && job.told.0 != job.position.next {
+            // Whoever goes on, another version perhaps, begins exactly here. If that fails it
+            // begins where the log says.
+            let _ = self.commit(&mut job).await;
+        }
+        ended
+    }
+
+    /// Gets the version ready, and finds the position.
+    async fn begin(&mut self, deployment: Arc<Deployment>) -> Result<Job, Ended> {
+        let figures = self.home.figures();
+        if !figures.online {
+            return Err(Ended::Trouble(None, "the log of its outputs is offline".to_owned()));
+        }
+        let shared = &self.shared;
+        let id = &deployment.spec.version.module;
+        let module = shared.registry.module(id).ok_or_else(|| {
+            Ended::Stopped(None, format!("there is no module {id}: replace the version"))
+        })?;
+        let prepared = shared.modules.prepare(&module.sha256).await?;
+        let params: Vec<_> = deployment.spec.version.params.clone().into_iter().collect();
+        let settings = prepared.description().settings(&params);
+        let settings = settings.map_err(|error| Ended::Stopped(None, error.to_string()))?;
+        let runs = weir_wasm::Deployment {
+            module: prepared,
+            settings,
+            limits: GuestLimits::DEFAULT,
+            on_error: match deployment.spec.on_error {
+                OnError::Skip => bisect::OnError::Skip,
+                OnError::DeadLetter => bisect::OnError::DeadLetter,
+                // Trying again is the lane's: it can be interrupted.
+                OnError::Retry | OnError::Stop => bisect::OnError::Stop,
+            },
+            topics: deployment.spec.to.len(),
+        };
+        let runner = shared.modules.run(runs).await?;
+        let to = self.destinations(&deployment)?;
+        let stored = self.deployments.states.of(self.lane, self.home.id);
+        let known = lock(&stored).position();
+        let position = known.unwrap_or_else(|| first_position(&deployment, &self.input));
+        let told = known.map_or(Offset(-1), |known| known.next);
+        let mut job = Job {
+            origin: Origin {
+                deployment: deployment.name.clone(),
+                module: id.to_string(),
+                sha256: module.sha256,
+                topic: deployment.spec.from.clone(),
+            },
+            runner,
+            entry: Entry::new(to.clone()),
+            to,
+            view: View { stored: stored.clone(), ..View::default() },
+            stored,
+            epoch: figures.epoch,
+            position,
+            told: (told, Instant::now()),
+            most: if self.careful { 1 } else { usize::MAX },
+            broken: false,
+            since: Since::default(),
+            deployment,
+        };
+        if known.is_none() {
+            // Where it begins is decided once.
+            self.commit(&mut job).await?;
+        }
+        self.meter.at(job.position.next);
+        Ok(job)
+    }
+
+    fn destinations(&self, deployment: &Deployment) -> Result<Destinations, Ended> {
+        let find = |name: &String| {
+            let topic = self.shared.registry.topic(name);
+            let topic = topic.ok_or_else(|| {
+                Ended::Stopped(None, format!("there is no topic `{name}`: create it again"))
+            })?;
+            Ok(Destination {
+                topic: topic.id,
+                partitions: topic.config.partitions,
+                compression: topic.config.compression,
+                batch_bytes_max: topic.config.batch_bytes_max as usize,
+            })
+        };
+        Ok(Destinations {
+            lane: self.input.index,
+            direct: deployment.mode == Mode::Direct,
+            outputs: deployment.spec.to.iter().map(find).collect::<Result<_, Ended>>()?,
+            dead: deployment.dead_letter_topic().as_ref().map(find).transpose()?,
+        })
+    }
+
+    /// Makes one entry of what there is to read, or waits for more.
+    async fn step(&mut self, job: &mut Job) -> Result<(), Ended> {
+        let progress = self.input.progress_now();
+        if job.position.next < progress.log_start {
+            let lost = progress.log_start.since(job.position.next);
+            let message = format!("{lost} records were dropped by retention before they were read");
+            self.meter.note(Some(job.position.next), &message, self.shared.now());
+            job.position.next = progress.log_start;
+        }
+        if job.position.next >= progress.high_watermark {
+            return self.wait(job).await;
+        }
+        let turn = self.turns.clone().acquire_owned().await;
+        let at_work = self.deployments.at_work.clone().acquire_owned().await;
+        let end = progress.high_watermark;
+        let chunk = read(&self.shared, &self.input, job.position.next, end).await?;
+        if chunk.next_offset <= job.position.next {
+            let message = format!("nothing to read at offset {}", job.position.next);
+            return Err(Ended::Trouble(Some(job.position.next), message));
+        }
+        job.to = self.destinations(&job.deployment)?;
+        job.entry = Entry::new(job.to.clone());
+        let mut batches = chunk.batches.into_iter();
+        for bytes in &mut batches {
+            self.batch(job, bytes).await?;
+            if job.entry.bytes() >= limits::LANE_ENTRY_BYTES || self.has_orders() {
+                break;
+            }
+        }
+        if batches.as_slice().is_empty() {
+            // Entries without records take offsets, too.
+            job.position.next = job.position.next.max(chunk.next_offset);
+        }
+        drop((at_work, turn));
+        self.commit_if_due(job).await
+    }
+
+    /// Runs one input batch, from the position on.
+    async fn batch(&mut self, job: &mut Job, bytes: Bytes) -> Result<(), Ended> {
+        let at = job.position.next;
+        let corrupt = |error: &dyn std::fmt::Display| Ended::Trouble(Some(at), error.to_string());
+        let decoded = RecordBatch::decode_with_records(bytes);
+        let (batch, records) = decoded.map_err(|error| corrupt(&error))?;
+        let end = batch.header().end_offset();
+        if batch.header().is_control() {
+            job.position.next = end;
+            return Ok(());
+        }
+        while job.position.next < end {
+            let from = job.position.next;
+            let begin = records.iter().take_while(|record| record.offset < from).count();
+            let count = job.most.min(records.len() - begin);
+            if count == 0 {
+                job.position.next = end;
+                break;
+            }
+            let whole = begin + count == records.len();
+            let some = match batch.retain(&records, |at| at >= begin && at < begin + count) {
+                Retained::All => records.clone(),
+                Retained::Some(some) => some.records().map_err(|error| corrupt(&error))?,
+                Retained::Nothing => Records::empty(),
+            };
+            let behind = match whole {
+                true => end,
+                false => some.iter().last().map_or(end, |record| record.offset.plus(1)),
+            };
+            self.records(job, &some, behind).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs some records and adds what comes of them to the entry. The position is then behind
+    /// them, or at the record that failed.
+    async fn records(
+        &mut self,
+        job: &mut Job,
+        records: &Records,
+        behind: Offset,
+    ) -> Result<(), Ended> {
+        let watermark = Watermark { at: job.position.watermark, ..Watermark::START };
+        let work = Work {
+            records: Some(records.clone()),
+            topic: 0,
+            watermark,
+            state: Arc::new(job.view.clone()),
+        };
+        let shut_down = |_| Ended::Orders;
+        let made = job.runner.process(work).await.map_err(shut_down)?;
+        self.meter.ran(made.report.cpu, made.report.memory_bytes);
+        let count = match job.entry.add(records, &made, &job.origin) {
+            Err(AddError::Full) if !job.entry.is_empty() => {
+                self.commit(job).await?;
+                job.entry.add(records, &made, &job.origin)
+            }
+            added => added,
+        };
+        let at = |index: u32| records.iter().nth(index as usize).map(|record| record.offset);
+        let count = match count {
+            Ok(count) => count,
+            Err(AddError::Full) if records.len() > 1 => {
+                // The same again with half of the records; nothing of this happened.
+                job.most = records.len() / 2;
+                return Ok(());
+            }
+            Err(error) => {
+                job.broken |= matches!(error, AddError::Build(_));
+                let source = match &error {
+                    AddError::Record { index, .. } => at(*index),
+                    _ => at(0),
+                };
+                return Err(Ended::Stopped(source, error.to_string()));
+            }
+        };
+        self.account(job, records, &made, count);
+        lock(&job.view.overlay).add(made.changes.clone());
+        if let Some(watermark) = made.watermark {
+            job.position.watermark = watermark.at;
+        }
+        job.most = usize::MAX;
+        let Some(stopped) = made.report.stopped_at() else {
+            job.position.next = behind;
+            return Ok(());
+        };
+        let offset = at(stopped.index).unwrap_or(behind);
+        let moved = stopped.index > 0;
+        job.position.next = offset;
+        self.stopped(job, offset, moved, stopped.error.to_string())
+    }
+
+    /// What to do at a record at which everything stopped.
+    fn stopped(
+        &self,
+        job: &mut Job,
+        offset: Offset,
+        moved: bool,
+        message: String,
+    ) -> Result<(), Ended> {
+        match job.deployment.spec.on_error {
+            // So many bad records that looking for them was given up: go on from here.
+            OnError::Skip | OnError::DeadLetter if moved => Ok(()),
+            OnError::Stop => Err(Ended::Stopped(
+                Some(offset),
+                format!("{message}; mend it and resume, or replace the module"),
+            )),
+            _ => Err(Ended::Trouble(Some(offset), message)),
+        }
+    }
+
+    fn account(&self, job: &mut Job, records: &Records, made: &Transformed, count: usize) {
+        let stopped = made.report.stopped_at().map(|judged| judged.index as usize);
+        let judged = made.report.judged.iter();
+        let passed = judged.filter(|judged| judged.judgement != bisect::Judgement::Stop);
+        let dead = passed.clone().filter(|j| j.judgement == bisect::Judgement::DeadLetter).count();
+        job.since.records_in += stopped.unwrap_or(records.len()) as u64;
+        job.since.records_out += count as u64;
+        job.since.errors += passed.clone().count() as u64;
+        job.since.dead_letters += dead as u64;
+        if let Some(last) = passed.last() {
+            let at = records.iter().nth(last.index as usize).map(|record| record.offset);
+            self.meter.note(at, &last.error.to_string(), self.shared.now());
+        }
+        for line in &made.report.log {
+            tracing::debug!(deployment = job.deployment.name, partition = %self.input.index,
+                level = ?line.level, "{}", line.message);
+        }
+    }
+
+    /// Commits if there is anything to commit but the position, or that is due.
+    async fn commit_if_due(&mut self, job: &mut Job) -> Result<(), Ended> {
+        let empty = job.entry.is_empty() && lock(&job.view.overlay).is_empty();
+        if empty && job.told.1.elapsed() < limits::LANE_POSITION_INTERVAL {
+            self.meter.at(job.position.next);
+            return Ok(());
+        }
+        self.commit(job).await
+    }
+
+    /// Makes what there is durable, in one entry: records, state, position.
+    async fn commit(&mut self, job: &mut Job) -> Result<(), Ended> {
+        let after = lock(&job.stored).bytes_after(&lock(&job.view.overlay));
+        let before = lock(&job.stored).bytes();
+        let all = (self.deployments.states.bytes() + after).saturating_sub(before);
+        if after > limits::LANE_STATE_BYTES_MAX || all > limits::NODE_LANE_STATE_BYTES_MAX {
+            let most = limits::LANE_STATE_BYTES_MAX.min(limits::NODE_LANE_STATE_BYTES_MAX);
+            let message = format!(
+                "the state would take {after} bytes in this partition ({all} on the whole node): \
+                 at most {most} ({} on the node) are kept; let the module keep less",
+                limits::NODE_LANE_STATE_BYTES_MAX
+            );
+            return Err(Ended::Stopped(Some(job.position.next), message));
+        }
+        job.broken = true;
+        let made = job.entry.make(self.shared.now());
+        let batch = made.map_err(|error| Ended::Stopped(None, error.to_string()))?.batch;
+        let mut changes = lock(&job.view.overlay).changes(self.lane);
+        changes.push(self.lane.set_position(job.position));
+        let mut pause = limits::LANE_RETRY_MIN;
+        loop {
+            let bytes = batch.as_ref().map_or(0, |batch| batch.bytes().len());
+            let room = room(&self.shared, bytes).await;
+            let (states, home) = (&self.deployments.states, (&*self.home, job.epoch));
+            let appending =
+                append(&self.shared, states, home, batch.clone(), changes.clone(), room);
+            let error = match appending.committed().await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            let again = matches!(error.code, ErrorCode::Busy | ErrorCode::DiskFull);
+            if error.outcome == Outcome::Unknown || !again {
+                return Err(error.into());
+            }
+            self.meter.failed(LaneCondition::Retrying, None, &error.message, self.shared.now());
+            let mut orders = self.orders.clone();
+            if timeout(pause, orders.changed()).await.is_ok() {
+                // Nothing of it was written: whoever goes on computes it again.
+                return Err(Ended::Orders);
+            }
+            pause = (pause * 2).min(limits::LANE_RETRY_MAX);
+        }
+        lock(&job.view.overlay).clear();
+        job.broken = false;
+        job.told = (job.position.next, Instant::now());
+        let since = std::mem::take(&mut job.since);
+        self.meter.committed(
+            job.position.next,
+            (since.records_in, since.records_out),
+            (since.errors, since.dead_letters),
+        );
+        Ok(())
+    }
+
+    /// Waits for input. Stores the position meanwhile if it has moved.
+    async fn wait(&mut self, job: &mut Job) -> Result<(), Ended> {
+        let mut progress = self.input.progress();
+        let next = job.position.next;
+        if progress.borrow_and_update().high_watermark > next {
+            return Ok(());
+        }
+        let untold = job.told.0 != next;
+        let due = limits::LANE_POSITION_INTERVAL.saturating_sub(job.told.1.elapsed());
+        let patience = if untold { due } else { Duration::ZERO };
+        tokio::select! {
+            changed = progress.changed() => match changed {
+                Ok(()) if !progress.borrow_and_update().deleted => Ok(()),
+                _ => Err(Ended::Stopped(None, "the input topic was deleted".to_owned())),
+            },
+            changed = self.orders.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                self.orders.mark_changed();
+                Err(Ended::Orders)
+            }
+            () = sleep(patience), if untold => self.commit(job).await,
+        }
+    }
+}
+
+/// Where a lane begins.
+#[must_use]
+pub fn first_position(deployment: &Deployment, input: &Partition) -> Position {
+    let progress = input.progress_now();
+    let next = match deployment.spec.from_latest {
+        true => progress.high_watermark,
+        false => progress.log_start,
+    };
+    Position { next, watermark: Watermark::START.at }
+}
+
+/// Reads some batches of a partition: from memory, or on a thread that may block.
+///
+/// # Errors
+/// As the log says.
+///
+/// # Cancel safety
+/// Cancel safe.
+pub async fn read(
+    shared: &Arc<Shared>,
+    partition: &Partition,
+    from: Offset,
+    below: Offset,
+) -> Result<ReadChunk, WireError> {
+    let (id, most) = (partition.id, limits::FETCH_CHUNK_BYTES);
+    if let Some(chunk) = shared.log.read_cached(id, from, most, below) {
+        return Ok(chunk);
+    }
+    let log = shared.log.clone();
+    let read = tokio::task::spawn_blocking(move || log.read(id, from, most, below)).await;
+    let read = read.map_err(|panic| WireError::new(ErrorCode::Internal, panic.to_string()))?;
+    read.map_err(|error| read_error(&error))
+}

@@ -1,0 +1,287 @@
+//! Deployments: what users ask the node to run between topics.
+//!
+//! A deployment runs one version of a module. It is metadata; what it has done so far is keyed
+//! state in the log ([`keys`]), so that one entry makes its output, its state and its position
+//! durable together.
+//!
+//! # Exactly once
+//!
+//! A transform runs per input partition, in a *lane*. Its *home* is the partition whose entries
+//! carry its state and position:
+//!
+//! | mode | home | one batch becomes |
+//! |---|---|---|
+//! | [`Mode::Direct`] | the output partition of the same index | one entry there: records, state, position |
+//! | [`Mode::Outbox`] | the partition of that index of an internal topic | one entry there: the records for every destination ([`outbox`]), state, position |
+//!
+//! In outbox mode a distributor then appends each part to its destination, together with a mark:
+//! the outbox's offset of the part that is next. A part below the mark is there already, and is
+//! not appended again. Nothing is ever computed twice that was committed once, so a module need
+//! not behave the same twice.
+
+pub mod keys;
+pub mod outbox;
+
+use crate::ids::TimestampMs;
+use crate::limits;
+use crate::module::ModuleError;
+use crate::module::name::{ModuleName, ModuleRef};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Internal topics that hold outboxes are named this and the deployment's name.
+pub const OUTBOX_PREFIX: &str = "__outbox.";
+
+/// Identifies a deployment for the life of a cluster. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DeploymentId(pub u32);
+
+/// What happens to a record that a module cannot work on, after one retry in a fresh instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnError {
+    /// The record is left out and counted.
+    Skip,
+    /// The deployment tries again, with backoff, until it works or an operator steps in.
+    Retry,
+    /// The record is written to the dead-letter topic.
+    DeadLetter,
+    /// The deployment stands before the record.
+    #[default]
+    Stop,
+}
+
+impl OnError {
+    /// As the command line and the wire write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OnError::Skip => "skip",
+            OnError::Retry => "retry",
+            OnError::DeadLetter => "dead-letter",
+            OnError::Stop => "stop",
+        }
+    }
+}
+
+/// How a transform's output becomes durable. See the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// One destination, with the input's partitions.
+    Direct,
+    /// Any destinations, by way of an internal topic.
+    Outbox,
+}
+
+/// A version of a module, with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Which version of which module.
+    pub module: ModuleRef,
+    /// What the module is told at its start.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentSpec {
+    /// What runs.
+    pub version: Version,
+    /// The input topic.
+    pub from: String,
+    /// The output topics; the first is where records go that name none.
+    pub to: Vec<String>,
+    /// What happens to records that the module cannot work on.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// Where such records go; `None`: `NAME.dead-letter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<String>,
+    /// Begin with what comes, rather than with what is retained.
+    #[serde(default)]
+    pub from_latest: bool,
+}
+
+/// A deployment as metadata knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its name.
+    pub name: String,
+    /// What was asked for; `spec.version` is what runs.
+    pub spec: DeploymentSpec,
+    /// How its output becomes durable.
+    pub mode: Mode,
+    /// An operator paused it.
+    #[serde(default)]
+    pub paused: bool,
+    /// What ran before, for a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Version>,
+    /// When it was created.
+    #[serde(default)]
+    pub created_at: TimestampMs,
+}
+
+impl Deployment {
+    /// The topic that takes the records it cannot work on, if it sends them anywhere.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> Option<String> {
+        let wanted = self.spec.on_error == OnError::DeadLetter;
+        let named = self.spec.dead_letter.clone();
+        wanted.then(|| named.unwrap_or_else(|| format!("{}.dead-letter", self.name)))
+    }
+
+    /// The internal topic that holds its output on the way, if it needs one.
+    #[must_use]
+    pub fn outbox_topic(&self) -> Option<String> {
+        (self.mode == Mode::Outbox).then(|| format!("{OUTBOX_PREFIX}{}", self.name))
+    }
+
+    /// Whether it reads or writes this topic.
+    #[must_use]
+    pub fn uses(&self, topic: &str) -> bool {
+        self.spec.from == topic
+            || self.spec.to.iter().any(|to| to == topic)
+            || self.dead_letter_topic().is_some_and(|dead| dead == topic)
+    }
+}
+
+/// Whether a topic is the node's own: no client reads, writes, changes or lists it.
+#[must_use]
+pub fn is_internal(topic: &str) -> bool {
+    topic.starts_with("__")
+}
+
+/// Why a deployment is not acceptable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeployError {
+    /// A name that cannot be.
+    #[error(
+        "`{0}` is not a name for a deployment: use 1 to {max} letters, digits, `.`, `_` and `-`",
+        max = limits::DEPLOYMENT_NAME_BYTES_MAX
+    )]
+    Name(String),
+    /// A module that cannot be.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// The module does other work.
+    #[error("{module} is a {is}, not a transform")]
+    Kind {
+        /// Which.
+        module: ModuleRef,
+        /// What it is.
+        is: &'static str,
+    },
+    /// There is a deployment of this name.
+    #[error("deployment `{0}` exists already; replace its module, or delete it first")]
+    Exists(String),
+    /// There is no such deployment.
+    #[error("there is no deployment `{0}`; see: weir transform list")]
+    Unknown(String),
+    /// A topic that is missing.
+    #[error("there is no topic `{0}`; create it first: weir topic create {0}")]
+    UnknownTopic(String),
+    /// No output, too many, or one twice.
+    #[error("a transform has 1 to {max} different output topics", max = limits::DEPLOYMENT_OUTPUTS_MAX)]
+    Outputs,
+    /// Input and output are one.
+    #[error("`{0}` is both input and output: the transform would feed itself")]
+    Loop(String),
+    /// A dead-letter topic where there are no dead letters.
+    #[error("a dead-letter topic is named, but the policy is not dead-letter")]
+    NoDeadLetters,
+    /// Too many or too large parameters.
+    #[error("the parameters take more than {max} bytes", max = limits::MODULE_PARAMS_BYTES_MAX)]
+    Params,
+    /// No version to go back to.
+    #[error("`{0}` has no earlier version to go back to")]
+    NoPrevious(String),
+    /// The node has as many as it may.
+    #[error(
+        "the node's limit is reached: {} deployments, {} input partitions of all of them together",
+        limits::NODE_DEPLOYMENTS_MAX,
+        limits::NODE_LANES_MAX
+    )]
+    Limit,
+    /// Growing the topic changes which partition a key is in.
+    #[error(
+        "topic `{topic}` is used by deployment `{deployment}`, partition by partition: it cannot \
+         grow before that is deleted"
+    )]
+    Partitions {
+        /// The topic.
+        topic: String,
+        /// What uses it.
+        deployment: String,
+    },
+    /// The topic is in use.
+    #[error("topic `{topic}` is used by deployment `{deployment}`: delete that first")]
+    TopicInUse {
+        /// The topic.
+        topic: String,
+        /// What uses it.
+        deployment: String,
+    },
+    /// The module version is in use.
+    #[error(
+        "{module} is what deployment `{deployment}` runs or would roll back to: replace or delete \
+         that first"
+    )]
+    ModuleInUse {
+        /// The version.
+        module: ModuleRef,
+        /// What uses it.
+        deployment: String,
+    },
+}
+
+/// Checks a deployment's name: a topic's rules, and room for what is put around it.
+///
+/// # Errors
+/// [`DeployError::Name`].
+pub fn check_name(name: &str) -> Result<(), DeployError> {
+    match crate::topic::check_name(name) {
+        Ok(()) if name.len() <= limits::DEPLOYMENT_NAME_BYTES_MAX => Ok(()),
+        _ => Err(DeployError::Name(name.chars().take(limits::NAME_BYTES_MAX).collect())),
+    }
+}
+
+impl Version {
+    /// Checks what can be checked without knowing modules.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub fn check(&self) -> Result<(), DeployError> {
+        let bytes: usize = self.params.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if bytes > limits::MODULE_PARAMS_BYTES_MAX {
+            return Err(DeployError::Params);
+        }
+        Ok(ModuleName::check(self.module.name.as_str())?)
+    }
+}
+
+impl DeploymentSpec {
+    /// Checks what can be checked without knowing topics and modules.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub fn check(&self) -> Result<(), DeployError> {
+        self.version.check()?;
+        let different = self.to.iter().collect::<BTreeSet<_>>().len() == self.to.len();
+        if !different || !(1..=limits::DEPLOYMENT_OUTPUTS_MAX).contains(&self.to.len()) {
+            return Err(DeployError::Outputs);
+        }
+        if self.to.contains(&self.from) || self.dead_letter.as_ref() == Some(&self.from) {
+            return Err(DeployError::Loop(self.from.clone()));
+        }
+        if self.dead_letter.is_some() && self.on_error != OnError::DeadLetter {
+            return Err(DeployError::NoDeadLetters);
+        }
+        Ok(())
+    }
+}

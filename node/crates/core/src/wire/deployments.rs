@@ -1,0 +1,131 @@
+//! What a node says of its deployments.
+
+use crate::deploy::Deployment;
+use crate::ids::{Offset, PartitionIndex, TimestampMs};
+use serde::{Deserialize, Serialize};
+
+/// One deployment and how it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentInfo {
+    /// What it is to do.
+    pub deployment: Deployment,
+    /// Per input partition.
+    #[serde(default)]
+    pub partitions: Vec<LaneInfo>,
+}
+
+/// How one deployment goes, as a node's status has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentStatus {
+    /// Its name.
+    pub name: String,
+    /// Per input partition.
+    #[serde(default)]
+    pub partitions: Vec<LaneInfo>,
+}
+
+/// What a deployment does in one input partition. Counts are since the node's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaneInfo {
+    /// The input partition.
+    pub partition: PartitionIndex,
+    /// What it is at.
+    pub state: LaneCondition,
+    /// The offset of the next input; absent before the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<Offset>,
+    /// Records between there and the high watermark.
+    pub lag: u64,
+    /// Offsets of the outbox that are not delivered yet.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub undelivered: u64,
+    /// Records read.
+    pub records_in: u64,
+    /// Records written, dead letters not counted.
+    pub records_out: u64,
+    /// Records that the module could not work on.
+    pub errors: u64,
+    /// Those of them that went to the dead-letter topic.
+    pub dead_letters: u64,
+    /// Keyed state, in bytes.
+    pub state_bytes: u64,
+    /// Keys of it.
+    pub state_keys: u64,
+    /// CPU time of the module, in microseconds.
+    pub cpu_us: u64,
+    /// Memory of the module's instance, in bytes.
+    pub memory_bytes: u64,
+    /// What went wrong last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LaneError>,
+}
+
+impl Default for LaneInfo {
+    fn default() -> LaneInfo {
+        LaneInfo {
+            partition: PartitionIndex(0),
+            state: LaneCondition::Starting,
+            position: None,
+            lag: 0,
+            undelivered: 0,
+            records_in: 0,
+            records_out: 0,
+            errors: 0,
+            dead_letters: 0,
+            state_bytes: 0,
+            state_keys: 0,
+            cpu_us: 0,
+            memory_bytes: 0,
+            last_error: None,
+        }
+    }
+}
+
+/// What a lane is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaneCondition {
+    /// It gets its module ready.
+    #[default]
+    Starting,
+    /// It works, or waits for input.
+    Running,
+    /// An operator paused it.
+    Paused,
+    /// Something failed; it tries again after a pause.
+    Retrying,
+    /// A record failed, and the policy is to stop: `resume` tries again.
+    Stopped,
+}
+
+impl LaneCondition {
+    /// As the command line and the wire write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LaneCondition::Starting => "starting",
+            LaneCondition::Running => "running",
+            LaneCondition::Paused => "paused",
+            LaneCondition::Retrying => "retrying",
+            LaneCondition::Stopped => "stopped",
+        }
+    }
+}
+
+/// What went wrong in a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneError {
+    /// The record, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<Offset>,
+    /// What happened and what to do.
+    pub message: String,
+    /// When.
+    #[serde(default)]
+    pub at: TimestampMs,
+}
+
+fn is_zero(figure: &u64) -> bool {
+    *figure == 0
+}

@@ -1,0 +1,92 @@
+//! Deployments of modules.
+
+use weir_core::deploy::{DeploymentSpec, Version};
+use weir_core::wire::deployments::DeploymentInfo;
+use weir_core::wire::message::{Request, Response};
+
+use crate::admin::Admin;
+use crate::client::unexpected;
+use crate::error::RequestError;
+
+impl Admin {
+    /// All deployments and how they go, by name.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn deployments(&self) -> Result<Vec<DeploymentInfo>, RequestError> {
+        self.ask_deployments(&Request::Deployments { names: None }).await
+    }
+
+    /// One deployment and how it goes.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unknown-deployment` if there is none of this name.
+    pub async fn deployment(&self, name: &str) -> Result<DeploymentInfo, RequestError> {
+        let names = Some(vec![name.to_owned()]);
+        self.ask_deployment(&Request::Deployments { names }).await
+    }
+
+    /// Creates a deployment, which then runs. The node compiles its module first if need be.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `deployment-exists` if there is one of this name, which may be this very
+    /// one if an answer was lost before.
+    pub async fn create_deployment(
+        &self,
+        name: &str,
+        spec: DeploymentSpec,
+    ) -> Result<DeploymentInfo, RequestError> {
+        let name = name.to_owned();
+        self.ask_deployment(&Request::CreateDeployment { name, spec }).await
+    }
+
+    /// Pauses a deployment between two batches, or resumes it. Resuming has stopped partitions try
+    /// again.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn pause_deployment(
+        &self,
+        name: &str,
+        paused: bool,
+    ) -> Result<DeploymentInfo, RequestError> {
+        let name = name.to_owned();
+        self.ask_deployment(&Request::PauseDeployment { name, paused }).await
+    }
+
+    /// Runs another version in a deployment; each partition changes between two batches. `None`:
+    /// the version before.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `state-schema` if its state has another layout.
+    pub async fn replace_deployment(
+        &self,
+        name: &str,
+        version: Option<Version>,
+    ) -> Result<DeploymentInfo, RequestError> {
+        let name = name.to_owned();
+        self.ask_deployment(&Request::ReplaceDeployment { name, version }).await
+    }
+
+    /// Deletes a deployment. Its outputs and dead letters stay.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn delete_deployment(&self, name: &str) -> Result<(), RequestError> {
+        self.ask_done(&Request::DeleteDeployment { name: name.to_owned() }).await
+    }
+
+    async fn ask_deployment(&self, request: &Request) -> Result<DeploymentInfo, RequestError> {
+        self.ask_deployments(request).await?.pop().ok_or_else(unexpected)
+    }
+
+    async fn ask_deployments(
+        &self,
+        request: &Request,
+    ) -> Result<Vec<DeploymentInfo>, RequestError> {
+        match self.client.request(request).await? {
+            Response::Deployments { deployments } => Ok(deployments),
+            _ => Err(unexpected()),
+        }
+    }
+}

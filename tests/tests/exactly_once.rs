@@ -1,0 +1,295 @@
+//! Transforms of a real node, killed with SIGKILL again and again.
+//!
+//! Goal: outputs, dead letters and state are those of an uninterrupted run, byte for byte, however
+//! often and wherever the node is killed, also where records go to other partitions and several
+//! topics, and with another version of the module from the middle on.
+//! Method: two deployments of the same input, one direct and one by way of an outbox, run while
+//! records are produced; kills come a seeded number of confirmed records after the last, so they
+//! fall anywhere in a run. A second node does the same without kills. `WEIR_TRANSFORM_KILLS` sets
+//! how many.
+
+use anyhow::{Context, Result, ensure};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+use weir_client::{Client, ProducerRecord, StartAt, TopicConfig};
+use weir_core::deploy::{DeploymentSpec, OnError, Version};
+use weir_tests::guests::example;
+use weir_tests::node_process::NodeProcess;
+
+const INPUTS: u32 = 3;
+const OUTPUTS: u32 = 5;
+const KILLS_DEFAULT: u64 = 20;
+const KEYS: u64 = 17;
+/// Records of each half, each partition; more where there are more kills.
+const RECORDS_MIN: u64 = 4_000;
+const RECORDS_PER_KILL: u64 = 200;
+const IN_FLIGHT: usize = 300;
+/// Nothing here takes long; what hangs fails instead.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Key, value and headers, as text.
+type Row = (String, String, Vec<(String, String)>);
+
+/// A node, and when to kill it.
+struct Run {
+    node: NodeProcess,
+    client: Client,
+    pace: u64,
+    kills_left: u64,
+    until_kill: u64,
+    records: u64,
+}
+
+impl Run {
+    async fn start(dir: &Path, kills: u64, records: u64) -> Result<Run> {
+        let node = NodeProcess::start(dir)?;
+        let client = node.client().await?;
+        let pace = 0x9e37_79b9_7f4a_7c15;
+        Ok(Run { node, client, pace, kills_left: kills, until_kill: 100, records })
+    }
+
+    /// A record was confirmed: perhaps it is time.
+    fn confirmed(&mut self) -> Result<()> {
+        self.until_kill = self.until_kill.saturating_sub(1);
+        if self.kills_left == 0 || self.until_kill > 0 {
+            return Ok(());
+        }
+        self.kills_left -= 1;
+        self.pace ^= self.pace << 13;
+        self.pace ^= self.pace >> 7;
+        self.pace ^= self.pace << 17;
+        self.until_kill = 1 + self.pace % (2 * RECORDS_PER_KILL);
+        self.node.kill()?;
+        self.node.start_again()
+    }
+
+    async fn set_up(&self) -> Result<()> {
+        let admin = self.client.admin();
+        for (name, partitions) in [("in", INPUTS), ("same", INPUTS), ("other", OUTPUTS)] {
+            let config = TopicConfig { partitions, ..TopicConfig::default() };
+            admin.create_topic(name, config).await?;
+        }
+        let module = weir_wasm::Upload::of_file(std::fs::read(example("running_total"))?.into())?;
+        for name in ["1.0.0", "1.1.0"] {
+            let id = version(name).module;
+            admin.push_module(id, module.component.clone(), |_| {}).await?;
+        }
+        for (name, to, on_error) in [
+            ("direct", vec!["same"], OnError::Skip),
+            ("outbox", vec!["other"], OnError::DeadLetter),
+        ] {
+            let spec = DeploymentSpec {
+                version: version("1.0.0"),
+                from: "in".to_owned(),
+                to: to.into_iter().map(str::to_owned).collect(),
+                on_error,
+                dead_letter: None,
+                from_latest: false,
+            };
+            admin.create_deployment(name, spec).await?;
+        }
+        Ok(())
+    }
+
+    /// Produces one half of the input, while the node is killed now and then.
+    async fn produce(&mut self, half: u64) -> Result<()> {
+        let producer = self.client.producer().linger(Duration::from_millis(1)).build().await?;
+        let mut deliveries = VecDeque::new();
+        let all = self.records * u64::from(INPUTS);
+        for n in 0..all {
+            while deliveries.len() >= IN_FLIGHT {
+                let Some(delivery) = deliveries.pop_front() else { break };
+                timeout(PATIENCE, delivery).await.context("a delivery hangs")??;
+                self.confirmed()?;
+            }
+            let partition = (n % u64::from(INPUTS)) as u32;
+            let number = half * self.records + n / u64::from(INPUTS);
+            deliveries.push_back(producer.send(record(partition, number)).await?);
+        }
+        for delivery in deliveries {
+            timeout(PATIENCE, delivery).await.context("a delivery hangs")??;
+            self.confirmed()?;
+        }
+        producer.close().await?;
+        Ok(())
+    }
+
+    /// Waits until both deployments are through, the node being killed as often as is left.
+    async fn settle(&mut self, kills: u64) -> Result<()> {
+        let settled = async {
+            let mut left = kills.min(self.kills_left);
+            loop {
+                let all = self.client.admin().deployments().await?;
+                let open = all.iter().flat_map(|d| &d.partitions);
+                let through = open.clone().all(|p| {
+                    p.lag == 0 && p.undelivered == 0 && p.position.is_some()
+                });
+                if left == 0 && through && all.len() == 2 {
+                    return Ok(());
+                }
+                for lane in open {
+                    ensure!(lane.state.name() != "stopped", "{lane:?}");
+                }
+                if left > 0 {
+                    left -= 1;
+                    self.kills_left -= 1;
+                    self.node.kill()?;
+                    self.node.start_again()?;
+                }
+                // sleep: between two looks at a node in another process.
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, settled).await.context("the transforms do not come to an end")?
+    }
+
+    async fn replace(&self) -> Result<()> {
+        for name in ["direct", "outbox"] {
+            self.client.admin().replace_deployment(name, Some(version("1.1.0"))).await?;
+        }
+        Ok(())
+    }
+
+    async fn topic(&self, name: &str, partitions: u32) -> Result<Vec<Vec<Row>>> {
+        let mut consumer = self.client.consumer().until_end(true).build();
+        let assigned: Vec<_> = (0..partitions).map(|p| (name, p, StartAt::Earliest)).collect();
+        consumer.assign(&assigned).await?;
+        let mut all = vec![Vec::new(); partitions as usize];
+        while let Some(batch) = timeout(PATIENCE, consumer.next_batch()).await?? {
+            for record in batch.records() {
+                let text = |bytes: Option<&[u8]>| {
+                    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+                };
+                let headers = record.headers();
+                let headers = headers.map(|h| (h.name.to_owned(), text(h.value))).collect();
+                let row = (text(record.key), text(record.value), headers);
+                all[batch.partition() as usize].push(row);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn version(version: &str) -> Version {
+    let module = format!("total@{version}").parse().expect("a module's name");
+    Version { module, params: [("field".to_owned(), "v".to_owned())].into() }
+}
+
+/// The key says which input partition it is of. Some values are no numbers, some are no JSON.
+fn record(partition: u32, number: u64) -> ProducerRecord {
+    let key = format!("p{partition}-{}", number * 7 % KEYS);
+    let value = match number % 97 {
+        50 => format!("{{\"n\":{number},\"v\":\"none\"}}"),
+        80 => format!("no JSON {number}"),
+        _ => format!("{{\"n\":{number},\"v\":{}}}", number % 13),
+    };
+    ProducerRecord::new("in", value)
+        .with_key(key)
+        .with_partition(partition)
+        .with_timestamp(1_700_000_000_000 + number as i64)
+        .with_header("from", format!("p{partition}"))
+}
+
+/// What becomes of the input on a node that is killed so often.
+async fn outputs(dir: &Path, kills: u64, records: u64) -> Result<BTreeMap<String, Vec<Vec<Row>>>> {
+    let mut run = Run::start(dir, kills, records).await?;
+    run.set_up().await?;
+    run.produce(0).await?;
+    run.settle(3).await?;
+    // Dead letters tell the version, so it changes at the same offset in every run.
+    run.replace().await?;
+    run.produce(1).await?;
+    run.settle(u64::MAX).await?;
+    ensure!(run.kills_left == 0, "{} kills were left", run.kills_left);
+    let mut all = BTreeMap::new();
+    for (name, partitions) in
+        [("same", INPUTS), ("other", OUTPUTS), ("outbox.dead-letter", INPUTS)]
+    {
+        all.insert(name.to_owned(), run.topic(name, partitions).await?);
+    }
+    let deployments = run.client.admin().deployments().await?;
+    let keys = |name: &str| {
+        let found = deployments.iter().find(|d| d.deployment.name == name);
+        found.map(|d| d.partitions.iter().map(|p| p.state_keys).sum::<u64>())
+    };
+    ensure!(keys("direct") == Some(KEYS * u64::from(INPUTS)), "{deployments:?}");
+    ensure!(keys("outbox") == keys("direct"), "{deployments:?}");
+    run.client.close().await;
+    Ok(all)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_are_those_of_an_uninterrupted_run() -> Result<()> {
+    let kills = match std::env::var("WEIR_TRANSFORM_KILLS") {
+        Ok(kills) => kills.parse().context("WEIR_TRANSFORM_KILLS")?,
+        Err(_) => KILLS_DEFAULT,
+    };
+    let records = RECORDS_MIN.max(kills * RECORDS_PER_KILL / 4);
+    let (calm, rough) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let expected = outputs(calm.path(), 0, records).await?;
+    check(&expected, records)?;
+    let got = outputs(rough.path(), kills, records).await?;
+    for (topic, partitions) in &expected {
+        for (partition, (expected, got)) in partitions.iter().zip(&got[topic]).enumerate() {
+            // Where inputs of several partitions meet, their order among each other is open.
+            for input in 0..INPUTS {
+                let of = |rows: &[Row]| -> Vec<Row> {
+                    let from = format!("p{input}-");
+                    rows.iter().filter(|row| row.0.starts_with(&from)).cloned().collect()
+                };
+                same(&of(expected), &of(got)).with_context(|| {
+                    format!("topic {topic}, partition {partition}, input {input}")
+                })?;
+            }
+            ensure!(expected.len() == got.len(), "{topic} {partition}: rows of no input");
+        }
+    }
+    println!("{} records, {kills} kills", 2 * records * u64::from(INPUTS));
+    Ok(())
+}
+
+fn same(expected: &[Row], got: &[Row]) -> Result<()> {
+    let differs = (0..expected.len().max(got.len())).find(|&at| expected.get(at) != got.get(at));
+    let Some(at) = differs else { return Ok(()) };
+    let around = |rows: &[Row]| {
+        rows[at.saturating_sub(1).min(rows.len())..(at + 3).min(rows.len())].to_vec()
+    };
+    anyhow::bail!(
+        "row {at} of {} differs, there are {}: expected {:?}, got {:?}",
+        expected.len(),
+        got.len(),
+        around(expected),
+        around(got)
+    );
+}
+
+/// The uninterrupted run is right: everything is there once, counted and added up.
+fn check(outputs: &BTreeMap<String, Vec<Vec<Row>>>, records: u64) -> Result<()> {
+    let count = |topic: &str| outputs[topic].iter().map(Vec::len).sum::<usize>() as u64;
+    let all = 2 * records * u64::from(INPUTS);
+    let bad = (0..2 * records).filter(|n| matches!(n % 97, 50 | 80)).count() as u64;
+    let bad = bad * u64::from(INPUTS);
+    ensure!(count("same") == all - bad, "{} of {all} less {bad}", count("same"));
+    ensure!(count("other") == all - bad, "{} of {all} less {bad}", count("other"));
+    ensure!(count("outbox.dead-letter") == bad, "{bad} bad, {}", count("outbox.dead-letter"));
+    let mut last: BTreeMap<&str, (u64, f64)> = BTreeMap::new();
+    for (key, value, headers) in outputs["same"].iter().flatten() {
+        let row: serde_json::Value = serde_json::from_str(value)?;
+        let (n, total) = last.entry(key).or_default();
+        *n += 1;
+        *total += row["v"].as_f64().context("a number")?;
+        ensure!(row["count"] == *n && row["total"] == *total, "{key}: {value}, after {n}");
+        ensure!(headers.len() == 1 && headers[0].0 == "from", "{headers:?}");
+    }
+    let versions: Vec<usize> = ["total@1.0.0", "total@1.1.0"]
+        .iter()
+        .map(|module| {
+            let rows = outputs["outbox.dead-letter"].iter().flatten();
+            rows.filter(|row| row.2.iter().any(|(_, value)| value == module)).count()
+        })
+        .collect();
+    ensure!(versions.iter().all(|count| *count as u64 > bad / 3), "{versions:?}");
+    Ok(())
+}
