@@ -175,10 +175,8 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
 
 async fn open_filter(session: &Session, spec: FilterSpec) -> Result<Filter, WireError> {
     let module = session.shared.registry.module(&spec.module).ok_or_else(|| {
-        let message = format!(
-            "the node has no module {}; `weir module list` tells what it has",
-            spec.module
-        );
+        let message =
+            format!("the node has no module {}; `weir module list` tells what it has", spec.module);
         WireError::new(ErrorCode::UnknownModule, message)
     })?;
     if module.kind != ModuleKind::Filter {

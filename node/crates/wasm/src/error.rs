@@ -42,7 +42,10 @@ impl fmt::Display for Denied {
             }
             Denied::NodeMemory { wanted } => {
                 let mib = wanted.div_ceil(1 << 20);
-                write!(f, "it wanted {mib} MiB more memory, but the node's guests have used up theirs")
+                write!(
+                    f,
+                    "it wanted {mib} MiB more memory, but the node's guests have used up theirs"
+                )
             }
             Denied::Table { wanted, limit } => {
                 write!(f, "it wanted {wanted} table entries, the limit is {limit}")

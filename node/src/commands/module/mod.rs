@@ -63,7 +63,8 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
 /// A parameter as the command line takes it: `NAME=VALUE`.
 pub fn parse_param(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    let (name, value) = pair.ok_or_else(|| format!("`{text}` is no parameter: write name=value"))?;
+    let (name, value) =
+        pair.ok_or_else(|| format!("`{text}` is no parameter: write name=value"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

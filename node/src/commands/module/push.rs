@@ -127,9 +127,8 @@ pub async fn delete(args: &DeleteArgs, globals: &Globals) -> CommandResult {
 fn failure(doing: &str, error: &RequestError) -> Failure {
     let failure = sdk::request_failure(doing, error);
     match error.code() {
-        Some(ErrorCode::UnknownModule) => {
-            Failure { exit: Exit::Refused, ..failure }.next("`weir module list` shows what there is.")
-        }
+        Some(ErrorCode::UnknownModule) => Failure { exit: Exit::Refused, ..failure }
+            .next("`weir module list` shows what there is."),
         _ => failure,
     }
 }

@@ -116,12 +116,7 @@ impl Filter {
     }
 
     /// A record that the module cannot judge.
-    fn judged(
-        &self,
-        judged: &Judged,
-        records: &Records,
-        keep: &mut [u8],
-    ) -> Result<(), WireError> {
+    fn judged(&self, judged: &Judged, records: &Records, keep: &mut [u8]) -> Result<(), WireError> {
         self.meter.failed.fetch_add(1, Ordering::Relaxed);
         let index = judged.index as usize;
         match self.on_error {

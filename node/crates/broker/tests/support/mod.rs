@@ -152,7 +152,14 @@ impl Client {
 }
 
 pub fn subscribe(topic: TopicId, start: StartAt, until_end: bool) -> Subscribe {
-    Subscribe { topic, partition: PartitionIndex(0), start, frame_bytes_max: 0, until_end, filter: None }
+    Subscribe {
+        topic,
+        partition: PartitionIndex(0),
+        start,
+        frame_bytes_max: 0,
+        until_end,
+        filter: None,
+    }
 }
 
 pub struct Subscription {
