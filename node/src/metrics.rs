@@ -158,9 +158,7 @@ fn deployments(text: &mut Text, deployments: &[DeploymentStatus]) {
         l.undelivered as f64
     });
     each(gauge, "weir_deployment_state_bytes", "Keyed state.", |l| l.state_bytes as f64);
-    each(gauge, "weir_deployment_memory_bytes", "Memory of the module.", |l| {
-        l.memory_bytes as f64
-    });
+    each(gauge, "weir_deployment_memory_bytes", "Memory of the module.", |l| l.memory_bytes as f64);
     each(counter, "weir_deployment_records_in_total", "Inputs.", |l| l.records_in as f64);
     each(counter, "weir_deployment_records_out_total", "Outputs.", |l| l.records_out as f64);
     each(counter, "weir_deployment_errors_total", "Inputs that failed.", |l| l.errors as f64);

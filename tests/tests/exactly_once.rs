@@ -123,9 +123,8 @@ impl Run {
             loop {
                 let all = self.client.admin().deployments().await?;
                 let open = all.iter().flat_map(|d| &d.partitions);
-                let through = open.clone().all(|p| {
-                    p.lag == 0 && p.undelivered == 0 && p.position.is_some()
-                });
+                let through =
+                    open.clone().all(|p| p.lag == 0 && p.undelivered == 0 && p.position.is_some());
                 if left == 0 && through && all.len() == 2 {
                     return Ok(());
                 }
@@ -204,8 +203,7 @@ async fn outputs(dir: &Path, kills: u64, records: u64) -> Result<BTreeMap<String
     run.settle(u64::MAX).await?;
     ensure!(run.kills_left == 0, "{} kills were left", run.kills_left);
     let mut all = BTreeMap::new();
-    for (name, partitions) in
-        [("same", INPUTS), ("other", OUTPUTS), ("outbox.dead-letter", INPUTS)]
+    for (name, partitions) in [("same", INPUTS), ("other", OUTPUTS), ("outbox.dead-letter", INPUTS)]
     {
         all.insert(name.to_owned(), run.topic(name, partitions).await?);
     }

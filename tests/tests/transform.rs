@@ -47,8 +47,9 @@ impl Site {
     /// Records of one key.
     fn produce(&self, lines: &[&str]) -> Result<()> {
         let path = self.dir.path().join("lines");
+        let lines: Vec<String> = lines.iter().map(|line| format!("k|{line}")).collect();
         std::fs::write(&path, lines.join("\n"))?;
-        self.weir(&["produce", "in", &path.to_string_lossy(), "--key", "k"]).expect(0);
+        self.weir(&["produce", "in", &path.to_string_lossy(), "--key-prefix=|"]).expect(0);
         Ok(())
     }
 
@@ -79,7 +80,8 @@ impl Site {
     }
 
     fn values(&self, topic: &str) -> Vec<Value> {
-        let consume = ["consume", topic, "--from=earliest", "--until-end", "--format=json"];
+        let consume =
+            ["consume", topic, "--from=earliest", "--until-end", "--format=json", "--headers"];
         let ran = self.weir(&consume).expect(0);
         ran.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
@@ -138,13 +140,19 @@ async fn dead_letters() -> Result<()> {
     site.weir(&["topic", "create", "wide", "--partitions=4"]).expect(0);
     site.produce(&["{\"v\":1,\"m\":\"a\"}", "bad", "{\"v\":2,\"m\":\"b\"}", "{\"v\":3}"])?;
     let create = [
-        "transform", "create", "d", "--module=total@1.0.0", "--from=in", "--to=wide",
-        "--param=field=v", "--param=by=m", "--on-error=dead-letter",
+        "transform",
+        "create",
+        "d",
+        "--module=total@1.0.0",
+        "--from=in",
+        "--to=wide",
+        "--param=field=v",
+        "--param=by=m",
+        "--on-error=dead-letter",
     ];
     site.weir(&create).expect(0);
-    let lane = site
-        .until("d", |lane| lane["position"] == 4 && lane.get("undelivered").is_none())
-        .await?;
+    let lane =
+        site.until("d", |lane| lane["position"] == 4 && lane.get("undelivered").is_none()).await?;
     assert_eq!((&lane["records_in"], &lane["records_out"]), (&4.into(), &2.into()), "{lane}");
     assert_eq!((&lane["errors"], &lane["dead_letters"]), (&2.into(), &2.into()), "{lane}");
     let partition_of = |record: &Value| record["partition"].as_u64();

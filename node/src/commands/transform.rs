@@ -33,8 +33,10 @@ whatever fails. Records that the module cannot work on stop it unless --on-error
     #[command(after_help = "Examples:\n  weir transform list\n  weir transform list --json")]
     List,
     /// Show how a transform goes, per partition
-    #[command(after_help = "Examples:\n  weir transform describe zones\n  weir transform describe \
-                            zones --json")]
+    #[command(
+        after_help = "Examples:\n  weir transform describe zones\n  weir transform describe \
+                            zones --json"
+    )]
     Describe(NameArgs),
     /// Have a transform stand still
     #[command(after_help = "Examples:\n  weir transform pause zones")]
@@ -294,7 +296,15 @@ fn show(
     let dead = dead.map_or(String::new(), |topic| format!(" to {topic}"));
     output::print_line(&format!("  on error  {}{dead}\n", spec.on_error.name()))?;
     let mut table = Table::new(&[
-        ">PARTITION", "STATE", ">POSITION", ">LAG", ">IN", ">OUT", ">ERRORS", ">KEYS", ">BYTES",
+        ">PARTITION",
+        "STATE",
+        ">POSITION",
+        ">LAG",
+        ">IN",
+        ">OUT",
+        ">ERRORS",
+        ">KEYS",
+        ">BYTES",
         ">CPU",
     ]);
     for p in partitions {

@@ -13,6 +13,7 @@ use crate::session;
 use crate::status::{self, Health};
 use crate::store::{Store, StoreError};
 use crate::validate::Validator;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -24,7 +25,7 @@ use weir_core::limits;
 use weir_core::metadata::GROUPS_PARTITION;
 use weir_core::partition::view::PartitionView;
 use weir_core::wire::message::NodeStatus;
-use weir_core::{LeaderEpoch, TimestampMs};
+use weir_core::{LeaderEpoch, PartitionId, TimestampMs};
 use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
 use weir_transport::{
     Authority, AuthorityError, BindError, ClientAuth, Clock, CloseReason, ConnectionLimit,
@@ -111,6 +112,18 @@ pub struct Counts {
 }
 
 impl Shared {
+    /// Starts the log, with what follows its news and what it is to keep, and then what appends
+    /// to it by itself.
+    fn run_log(self: &Arc<Shared>, store: Arc<Store>, views: &Views) {
+        let shards = self.log.shard_stats().len().max(1) as u16;
+        let driver = Arc::new(Driver::new(store, shards, self));
+        self.log.start(driver.clone());
+        let _ = self.driver.set(driver);
+        self.registry.settle_log(views);
+        self.groups.settle_log();
+        self.deployments.start(self);
+    }
+
     /// The wall clock.
     #[must_use]
     pub fn now(&self) -> TimestampMs {
@@ -228,14 +241,7 @@ impl Broker {
             driver: OnceLock::new(),
             config,
         });
-        let shards = log.shard_stats().len().max(1) as u16;
-        let driver =
-            Arc::new(Driver::new(store, shards, &shared));
-        log.start(driver.clone());
-        let _ = shared.driver.set(driver);
-        shared.registry.settle_log(&views);
-        shared.groups.settle_log();
-        deployments.start(&shared);
+        shared.run_log(store, &views);
         let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
         let courier = tokio::spawn({
             let courier = shared.courier.clone();
@@ -328,9 +334,12 @@ impl Reporter {
     }
 }
 
+/// What the log says of each partition.
+type Views = HashMap<PartitionId, PartitionView>;
+
 struct Opened {
     log: Arc<Log>,
-    views: std::collections::HashMap<weir_core::PartitionId, PartitionView>,
+    views: Views,
     store: Arc<Store>,
     cluster: String,
     image: weir_core::metadata::Image,

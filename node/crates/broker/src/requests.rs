@@ -1,13 +1,12 @@
 //! Control requests: one question and one answer, on a stream of their own.
 
-use crate::broker::Shared;
+use crate::deploy;
 use crate::modules::files::{FilesError, ModuleFiles};
 use crate::modules::files_error;
 use crate::registry::store_error;
 use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
 use crate::subscribe::resolve;
-use std::sync::Arc;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
 use weir_core::limits;
@@ -17,7 +16,6 @@ use weir_core::topic::check_name;
 use weir_core::wire::message::{
     GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
-use weir_core::wire::deployments::DeploymentInfo;
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 use weir_core::{Offset, PartitionIndex, TopicId};
 use weir_transport::FrameWriter;
@@ -99,29 +97,11 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         }
         Request::PushModule { id, sha256 } => push_module(session, id, sha256).await,
         Request::DeleteModule { id } => delete_module(session, id).await,
-        Request::Deployments { names } => deployments(session, names),
-        Request::CreateDeployment { name, spec } => {
-            let asked = name.clone();
-            let work = |shared: Arc<Shared>| async move {
-                shared.deployments.create(&shared, asked, spec).await
-            };
-            deploy(session, "deployment created", &name, work).await
-        }
-        Request::PauseDeployment { name, paused } => {
-            let asked = name.clone();
-            let work = move |shared: Arc<Shared>| async move {
-                shared.deployments.pause(&shared, asked, paused).await
-            };
-            deploy(session, if paused { "deployment paused" } else { "deployment resumed" }, &name, work).await
-        }
-        Request::ReplaceDeployment { name, version } => {
-            let asked = name.clone();
-            let work = |shared: Arc<Shared>| async move {
-                shared.deployments.replace(&shared, asked, version).await
-            };
-            deploy(session, "deployment replaced", &name, work).await
-        }
-        Request::DeleteDeployment { name } => delete_deployment(session, name).await,
+        request @ (Request::Deployments { .. }
+        | Request::CreateDeployment { .. }
+        | Request::PauseDeployment { .. }
+        | Request::ReplaceDeployment { .. }
+        | Request::DeleteDeployment { .. }) => deploy::requests::answer(session, request).await,
         Request::Status {} => {
             let all = status::of_node(&session.shared);
             Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
@@ -229,7 +209,10 @@ fn trim(
 ) -> Result<Response, WireError> {
     session.authorize(Role::Admin, None)?;
     let registry = &session.shared.registry;
-    let topic = registry.topic(name).filter(|topic| !is_internal(&topic.name)).ok_or_else(|| unknown_topic(name))?;
+    let topic = registry
+        .topic(name)
+        .filter(|topic| !is_internal(&topic.name))
+        .ok_or_else(|| unknown_topic(name))?;
     let partition = registry.partition(topic.id, index).ok_or_else(|| {
         WireError::new(ErrorCode::UnknownPartition, format!("`{name}` has no partition {index}"))
     })?;
@@ -384,40 +367,6 @@ async fn delete_module(session: &Session, id: ModuleRef) -> Result<Response, Wir
     let deleted = deleted.await;
     deleted.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
     tracing::info!(module = %id, peer = %session.connection.peer(), "module deleted");
-    Ok(Response::Done {})
-}
-
-fn deployments(session: &Session, names: Option<Vec<String>>) -> Result<Response, WireError> {
-    session.authorize(Role::Consume, None)?;
-    let shared = &session.shared;
-    Ok(Response::Deployments { deployments: shared.deployments.list(shared, names)? })
-}
-
-/// In a task of its own: a client that goes away must not cut a change in two.
-async fn deploy<W: Future<Output = Result<DeploymentInfo, WireError>> + Send + 'static>(
-    session: &Session,
-    done: &'static str,
-    name: &str,
-    work: impl FnOnce(Arc<Shared>) -> W,
-) -> Result<Response, WireError> {
-    session.authorize(Role::Admin, None)?;
-    let changed = session.shared.tasks.spawn(work(session.shared.clone())).await;
-    let changed =
-        changed.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
-    tracing::info!(name, peer = %session.connection.peer(), "{done}");
-    Ok(Response::Deployments { deployments: vec![changed] })
-}
-
-async fn delete_deployment(session: &Session, name: String) -> Result<Response, WireError> {
-    session.authorize(Role::Admin, None)?;
-    let shared = session.shared.clone();
-    let deleted = shared.tasks.spawn({
-        let (shared, name) = (shared.clone(), name.clone());
-        async move { shared.deployments.delete(&shared, name).await }
-    });
-    let deleted = deleted.await;
-    deleted.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
-    tracing::info!(name, peer = %session.connection.peer(), "deployment deleted");
     Ok(Response::Done {})
 }
 

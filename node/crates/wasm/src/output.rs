@@ -9,7 +9,9 @@ use crate::error::GuestError;
 use crate::limits::GuestLimits;
 use std::ops::Range;
 use weir_core::TimestampMs;
-use weir_core::limits::{MODULE_KEY_BYTES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADERS_MAX};
+use weir_core::limits::{
+    MODULE_KEY_BYTES_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADERS_MAX,
+};
 use weir_core::record::{
     BatchBuilder, HeaderView, Headers, PushError, RecordIter, RecordView, Records,
 };

@@ -2,9 +2,7 @@
 
 use super::TIME;
 use bytes::{BufMut, Bytes, BytesMut};
-use weir_core::deploy::{
-    Deployment, DeploymentId, DeploymentSpec, Mode, OnError, Version,
-};
+use weir_core::deploy::{Deployment, DeploymentId, DeploymentSpec, Mode, OnError, Version};
 use weir_core::ids::{
     LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };

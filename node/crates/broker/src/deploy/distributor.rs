@@ -148,7 +148,8 @@ impl Distributor {
     async fn deliver(&self, offset: Offset, part: Part) -> Result<Option<Appending>, WireError> {
         let registry = &self.shared.registry;
         let Some(to) = registry.partition(part.topic, part.partition) else {
-            let message = format!("there is no partition {} of topic {}", part.partition, part.topic);
+            let message =
+                format!("there is no partition {} of topic {}", part.partition, part.topic);
             return Err(WireError::new(ErrorCode::UnknownPartition, message));
         };
         let (epoch, mark) = self.known(&to);
@@ -158,8 +159,7 @@ impl Distributor {
         let room = room(&self.shared, part.batch.bytes().len()).await;
         let states = &self.deployments.states;
         let changes = vec![self.lane.set_mark(offset.plus(1))];
-        let appending =
-            append(&self.shared, states, (&to, epoch), Some(part.batch), changes, room);
+        let appending = append(&self.shared, states, (&to, epoch), Some(part.batch), changes, room);
         Ok(Some(appending))
     }
 

@@ -9,9 +9,9 @@ use weir_core::record::{
     BatchBuilder, BuildError, Compression, HeaderView, PushError, RecordBatch, RecordView, Records,
 };
 use weir_core::{PartitionIndex, ProducerId, TimestampMs, TopicId};
+use weir_wasm::Transformed;
 use weir_wasm::bisect::{Judged, Judgement};
 use weir_wasm::output::OutputRecord;
-use weir_wasm::Transformed;
 
 /// Room for what is around the parts of an entry.
 const MARGIN_BYTES: usize = 64 * KIB;

@@ -9,6 +9,7 @@ mod distributor;
 mod entry;
 mod lane;
 mod meter;
+pub mod requests;
 pub mod state;
 mod thread;
 

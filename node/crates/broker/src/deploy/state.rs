@@ -100,9 +100,10 @@ impl LaneState {
         let own = overlay.entries.iter().map(|(key, value)| {
             (key.len(), value.as_ref().map(Bytes::len), self.own.get(key).map(Bytes::len))
         });
-        let timers = overlay.timers.iter().map(|(key, time)| {
-            (key.len(), time.map(|_| 8), self.timers.get(key).map(|_| 8))
-        });
+        let timers = overlay
+            .timers
+            .iter()
+            .map(|(key, time)| (key.len(), time.map(|_| 8), self.timers.get(key).map(|_| 8)));
         let (mut added, mut removed) = (0, 0);
         for (key, value, before) in own.chain(timers) {
             added += value.map_or(0, |value| ENTRY_BYTES + key + value);
@@ -462,11 +463,14 @@ mod tests {
         let other = Lane { deployment: DeploymentId(8), input: PartitionId(3) };
         for lane in [LANE, other] {
             let position = Position { next: Offset(4), watermark: TimestampMs(0) };
-            states.apply(HOME, &[
-                lane.set_position(position),
-                lane.set_own(b"key", Some(bytes("value"))),
-                lane.set_timer(b"key", Some(TimestampMs(1))),
-            ]);
+            states.apply(
+                HOME,
+                &[
+                    lane.set_position(position),
+                    lane.set_own(b"key", Some(bytes("value"))),
+                    lane.set_timer(b"key", Some(TimestampMs(1))),
+                ],
+            );
             states.apply(PartitionId(1), &[lane.set_mark(Offset(2))]);
         }
         let known = |id: DeploymentId| id == other.deployment;

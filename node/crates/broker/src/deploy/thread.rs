@@ -21,14 +21,17 @@ impl DeployThread {
     /// # Errors
     /// The system has no thread left.
     pub fn start() -> std::io::Result<DeployThread> {
-        let runtime =
-            Builder::new_current_thread().enable_time().max_blocking_threads(READERS_MAX).build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(READERS_MAX)
+            .build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("deployments".to_owned()).spawn(move || {
-            let _ = runtime.block_on(ended);
-            runtime.shutdown_background();
-        })?;
+        let thread =
+            std::thread::Builder::new().name("deployments".to_owned()).spawn(move || {
+                let _ = runtime.block_on(ended);
+                runtime.shutdown_background();
+            })?;
         Ok(DeployThread { handle, end: Some(end), thread: Some(thread) })
     }
 

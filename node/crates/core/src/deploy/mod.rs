@@ -9,10 +9,10 @@
 //! A transform runs per input partition, in a *lane*. Its *home* is the partition whose entries
 //! carry its state and position:
 //!
-//! | mode | home | one batch becomes |
+//! | mode | home | one entry there holds |
 //! |---|---|---|
-//! | [`Mode::Direct`] | the output partition of the same index | one entry there: records, state, position |
-//! | [`Mode::Outbox`] | the partition of that index of an internal topic | one entry there: the records for every destination ([`outbox`]), state, position |
+//! | [`Mode::Direct`] | the output partition of the same index | records, state, position |
+//! | [`Mode::Outbox`] | that partition of an internal topic | [`outbox`] parts, state, position |
 //!
 //! In outbox mode a distributor then appends each part to its destination, together with a mark:
 //! the outbox's offset of the part that is next. A part below the mark is there already, and is
@@ -187,7 +187,10 @@ pub enum DeployError {
     #[error("there is no topic `{0}`; create it first: weir topic create {0}")]
     UnknownTopic(String),
     /// No output, too many, or one twice.
-    #[error("a transform has 1 to {max} different output topics", max = limits::DEPLOYMENT_OUTPUTS_MAX)]
+    #[error(
+        "a transform has 1 to {max} different output topics",
+        max = limits::DEPLOYMENT_OUTPUTS_MAX
+    )]
     Outputs,
     /// Input and output are one.
     #[error("`{0}` is both input and output: the transform would feed itself")]

@@ -151,8 +151,7 @@ impl Image {
         let partitions = input.config.partitions;
         if let Some(outbox) = deployment.outbox_topic() {
             // What every destination has is trimmed; nothing else may go.
-            let config =
-                TopicConfig { partitions, retention_ms: None, ..TopicConfig::default() };
+            let config = TopicConfig { partitions, retention_ms: None, ..TopicConfig::default() };
             fresh.topic(outbox, config)?;
         }
         if let Some(dead) = deployment.dead_letter_topic().filter(|t| self.topic(t).is_none()) {
@@ -166,8 +165,7 @@ impl Image {
     /// deployment keeps its state there.
     fn mode_of(&self, spec: &DeploymentSpec, input: &Topic, outputs: &[&Topic]) -> Mode {
         let same = matches!(outputs, [one] if one.partitions.len() == input.partitions.len());
-        let taken =
-            |d: &Deployment| d.mode == Mode::Direct && d.spec.to.first() == spec.to.first();
+        let taken = |d: &Deployment| d.mode == Mode::Direct && d.spec.to.first() == spec.to.first();
         match same && spec.on_error != OnError::DeadLetter && !self.deployments().any(taken) {
             true => Mode::Direct,
             false => Mode::Outbox,

@@ -4,8 +4,8 @@
 //! additive: a reader ignores fields it does not know and gives absent ones their default. Hot
 //! paths ([`frame`]) are fixed binary layouts around raw record batches.
 
-pub mod error;
 pub mod deployments;
+pub mod error;
 pub mod frame;
 pub mod message;
 

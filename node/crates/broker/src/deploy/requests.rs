@@ -1,0 +1,75 @@
+//! Requests about deployments.
+
+use crate::broker::Shared;
+use crate::session::Session;
+use std::sync::Arc;
+use weir_core::access::Role;
+use weir_core::wire::deployments::DeploymentInfo;
+use weir_core::wire::message::{Request, Response};
+use weir_core::wire::{ErrorCode, WireError};
+
+/// Answers a request about deployments.
+///
+/// # Errors
+/// [`WireError`].
+///
+/// # Cancel safety
+/// Cancel safe: a change runs in a task of its own.
+pub async fn answer(session: &Session, request: Request) -> Result<Response, WireError> {
+    match request {
+        Request::Deployments { names } => {
+            session.authorize(Role::Consume, None)?;
+            let shared = &session.shared;
+            Ok(Response::Deployments { deployments: shared.deployments.list(shared, names)? })
+        }
+        Request::CreateDeployment { name, spec } => {
+            change(session, "created", name, |shared, name| async move {
+                shared.deployments.create(&shared, name, spec).await
+            })
+            .await
+        }
+        Request::PauseDeployment { name, paused } => {
+            let done = if paused { "paused" } else { "resumed" };
+            change(session, done, name, move |shared, name| async move {
+                shared.deployments.pause(&shared, name, paused).await
+            })
+            .await
+        }
+        Request::ReplaceDeployment { name, version } => {
+            change(session, "replaced", name, |shared, name| async move {
+                shared.deployments.replace(&shared, name, version).await
+            })
+            .await
+        }
+        Request::DeleteDeployment { name } => delete(session, name).await,
+        _ => Err(WireError::new(ErrorCode::Unsupported, "not about deployments")),
+    }
+}
+
+async fn change<W: Future<Output = Result<DeploymentInfo, WireError>> + Send + 'static>(
+    session: &Session,
+    done: &'static str,
+    name: String,
+    work: impl FnOnce(Arc<Shared>, String) -> W,
+) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let work = work(session.shared.clone(), name.clone());
+    let changed = session.shared.tasks.spawn(work).await;
+    let changed =
+        changed.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
+    tracing::info!(name, peer = %session.connection.peer(), "deployment {done}");
+    Ok(Response::Deployments { deployments: vec![changed] })
+}
+
+async fn delete(session: &Session, name: String) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let shared = session.shared.clone();
+    let deleted = shared.tasks.spawn({
+        let (shared, name) = (shared.clone(), name.clone());
+        async move { shared.deployments.delete(&shared, name).await }
+    });
+    let deleted = deleted.await;
+    deleted.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
+    tracing::info!(name, peer = %session.connection.peer(), "deployment deleted");
+    Ok(Response::Done {})
+}
