@@ -106,7 +106,7 @@ impl LaneTask {
         let mut pause = limits::LANE_RETRY_MIN;
         loop {
             let orders = self.orders.borrow_and_update().clone();
-            if orders.ended {
+            if orders.ended || self.orders.has_changed().is_err() {
                 return;
             }
             if orders.deployment.paused {
@@ -341,8 +341,14 @@ impl LaneTask {
             watermark,
             state: Arc::new(job.view.clone()),
         };
-        let shut_down = |_| Ended::Orders;
-        let made = job.runner.process(work).await.map_err(shut_down)?;
+        let mut orders = self.orders.clone();
+        let made = tokio::select! {
+            biased;
+            made = job.runner.process(work) => made.map_err(|_| Ended::Orders)?,
+            // A module that takes long does not hold up who wants to replace it. What it is at has
+            // no effect.
+            _ = orders.changed() => return Err(Ended::Orders),
+        };
         self.meter.ran(made.report.cpu, made.report.memory_bytes);
         let count = match job.entry.add(records, &made, &job.origin) {
             Err(AddError::Full) if !job.entry.is_empty() => {
@@ -406,13 +412,13 @@ impl LaneTask {
     fn account(&self, job: &mut Job, records: &Records, made: &Transformed, count: usize) {
         let stopped = made.report.stopped_at().map(|judged| judged.index as usize);
         let judged = made.report.judged.iter();
-        let passed = judged.filter(|judged| judged.judgement != bisect::Judgement::Stop);
+        let mut passed = judged.filter(|judged| judged.judgement != bisect::Judgement::Stop);
         let dead = passed.clone().filter(|j| j.judgement == bisect::Judgement::DeadLetter).count();
         job.since.records_in += stopped.unwrap_or(records.len()) as u64;
         job.since.records_out += count as u64;
         job.since.errors += passed.clone().count() as u64;
         job.since.dead_letters += dead as u64;
-        if let Some(last) = passed.last() {
+        if let Some(last) = passed.next_back() {
             let at = records.iter().nth(last.index as usize).map(|record| record.offset);
             self.meter.note(at, &last.error.to_string(), self.shared.now());
         }
