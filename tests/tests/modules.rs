@@ -122,7 +122,7 @@ async fn filtered_through_kills() -> Result<()> {
         let producer = soon(producing.producer().build()).await.unwrap();
         for n in 0..RECORDS {
             let record = ProducerRecord::new("t", n.to_string());
-            let _ = soon(producer.send(record)).await.unwrap();
+            drop(soon(producer.send(record)).await.unwrap());
             if n % 100 == 0 {
                 soon(producer.flush()).await.unwrap();
             }
@@ -186,7 +186,7 @@ async fn hostile_filters_harm_nobody_else() -> Result<()> {
     soon(client.admin().create_topic("t", TopicConfig::default())).await?;
     let producer = soon(client.producer().build()).await?;
     for n in 0..10 {
-        let _ = soon(producer.send(ProducerRecord::new("t", format!("ok {n}")))).await?;
+        drop(soon(producer.send(ProducerRecord::new("t", format!("ok {n}")))).await?);
     }
     soon(producer.flush()).await?;
     let consumer = async |filter: FilterSpec| {

@@ -47,7 +47,8 @@ fn upload(name: &str) -> Upload {
 
 fn deployment(runtime: &Runtime, name: &str, params: &[(&str, &str)]) -> Deployment {
     let engine = Engine::new().expect("an engine");
-    let prepared = Module::prepare(&engine, &upload(name), None, &Compiler::Here);
+    let upload = upload(name);
+    let prepared = Module::prepare(&engine, &upload, None, &Compiler::Here);
     let module = runtime.block_on(prepared).expect("it compiles");
     let params: Vec<_> = params.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
     let settings = module.description().settings(&params).expect("settings fit");

@@ -269,7 +269,7 @@ mod tests {
         let most = limits::MODULE_BYTES_MAX as u64;
         assert!(matches!(files.begin(&sha256, most + 1), Err(FilesError::TooLarge(_))));
         for n in 0..limits::UPLOADS_MAX + 3 {
-            files.begin(&hash(&n.to_le_bytes()), 1).unwrap();
+            files.begin(&hash(&(n as u64).to_le_bytes()), 1).unwrap();
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), limits::UPLOADS_MAX);
     }

@@ -163,7 +163,8 @@ fn column<'a>(strings: impl IntoIterator<Item = &'a String>) -> Column {
 
 /// All pages of a scan, two entries a page.
 fn scan(state: &StateBuffer, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let (mut all, mut after): (Vec<(Vec<u8>, Vec<u8>)>, Option<Vec<u8>>) = (Vec::new(), None);
+    let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut after: Option<Vec<u8>> = None;
     loop {
         let page = state.scan(prefix, after.as_deref(), 2);
         let pairs = page.keys.iter().zip(page.values.iter());

@@ -109,7 +109,7 @@ fn damaged_modules() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let at = (state >> 8) as usize % bytes.len();
         match state % 3 {
-            0 => bytes[at] ^= 1 << (state >> 5) % 8,
+            0 => bytes[at] ^= 1 << ((state >> 5) % 8),
             1 => bytes.truncate(at),
             _ => bytes[at] = 0xff,
         }
