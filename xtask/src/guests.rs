@@ -7,7 +7,7 @@
 //!
 //! Cargo knows when nothing changed, so this is quick when nothing did.
 
-use crate::{process, workspace};
+use crate::{javascript, process, workspace};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,7 +56,7 @@ pub fn build() -> Result<()> {
     process::run(&mut cargo)?;
     let guests = target_dir.join("guests");
     std::fs::create_dir_all(&guests)?;
-    let mut count = 0;
+    let mut count = 0_usize;
     for entry in std::fs::read_dir(built.join(TARGET).join("release"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "wasm") {
@@ -66,6 +66,7 @@ pub fn build() -> Result<()> {
         }
     }
     ensure!(count > 0, "no module came out of the build");
+    count += usize::from(javascript::build(&target_dir, &guests)?);
     println!("{count} modules in {}", guests.display());
     Ok(())
 }

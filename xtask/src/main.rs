@@ -7,6 +7,7 @@ mod archive;
 mod dist;
 mod golden;
 mod guests;
+mod javascript;
 mod policy;
 mod process;
 mod sha256;

@@ -16,13 +16,13 @@
 //! wrong.
 //!
 //! ```text
-//! weir module test gps_geofence.wasm --input buses.ndjson --key /vehicle_id --timestamp /timestamp
-//! \
+//! weir module test gps_geofence.wasm --input buses.ndjson --format json \
+//!     --key-pointer /vehicle_id --time-pointer /timestamp \
 //!     --param areas='depot:30.2653,-97.7497,400;airport:30.2021,-97.6680,2000'
 //! ```
 
+use positions::Position;
 use serde::Serialize;
-use serde_json::Value;
 use weir_guest::prelude::*;
 
 weir_guest::params! {
@@ -54,12 +54,6 @@ struct Area {
     name: String,
     at: Position,
     radius_m: f64,
-}
-
-#[derive(Clone, Copy)]
-struct Position {
-    lat: f64,
-    lon: f64,
 }
 
 /// What is known of a device.
@@ -101,8 +95,10 @@ impl Transform for Geofence {
     }
 
     fn process(&mut self, record: &Record<'_>, cx: &mut Context<'_>) -> Result<()> {
-        let key = record.key().ok_or_else(|| Error::msg("a position needs a key: the device"))?;
-        let Some(position) = self.position(record)? else { return Ok(()) };
+        let key = positions::device(record)?;
+        let object = serde_json::from_slice(record.bytes()?)?;
+        let found = positions::position(&object, &self.params.lat, &self.params.lon)?;
+        let Some(position) = found else { return Ok(()) };
         let time_ms = record.timestamp();
         let known = cx.state().get(key).and_then(|bytes| Device::decode(bytes, self.areas.len()));
         let mut device = known.unwrap_or_else(|| Device::new(position, time_ms, self.areas.len()));
@@ -137,27 +133,6 @@ impl Transform for Geofence {
     }
 }
 
-impl Geofence {
-    /// The position of a record; none where there is no fix, or no sense in it.
-    fn position(&self, record: &Record<'_>) -> Result<Option<Position>> {
-        let value: Value = serde_json::from_slice(record.bytes()?)?;
-        let degrees = |field: &str| match &value[field] {
-            Value::Null => Ok(None),
-            Value::Number(number) => Ok(number.as_f64()),
-            Value::String(text) if text.is_empty() => Ok(None),
-            Value::String(text) => Ok(Some(text.parse::<f64>()?)),
-            _ => Err(Error::msg(format_args!("{field} is not a number"))),
-        };
-        let (Some(lat), Some(lon)) = (degrees(&self.params.lat)?, degrees(&self.params.lon)?)
-        else {
-            return Ok(None);
-        };
-        let on_globe = lat.abs() <= 90.0 && lon.abs() <= 180.0;
-        let nowhere = lat.abs() < 1e-6 && lon.abs() < 1e-6;
-        Ok((on_globe && !nowhere).then_some(Position { lat, lon }))
-    }
-}
-
 impl Area {
     fn parse(text: &str) -> Result<Area> {
         let wrong = || Error::msg(format_args!("area {text:?} is not name:lat,lon,metres"));
@@ -165,9 +140,9 @@ impl Area {
         let numbers: Vec<f64> =
             numbers.split(',').map(|number| number.trim().parse()).collect::<Result<_, _>>()?;
         let [lat, lon, radius_m] = numbers[..] else { return Err(wrong()) };
-        let on_globe = lat.abs() <= 90.0 && lon.abs() <= 180.0;
-        weir_guest::ensure!(on_globe && radius_m > 0.0, "area {text:?} is not on the globe");
-        Ok(Area { name: name.to_owned(), at: Position { lat, lon }, radius_m })
+        let at = Position::new(lat, lon).filter(|_| radius_m > 0.0);
+        let at = at.ok_or_else(|| Error::msg(format_args!("area {text:?} is not on the globe")))?;
+        Ok(Area { name: name.to_owned(), at, radius_m })
     }
 
     /// What a position means for this area. Leaving takes a tenth of the radius more than entering,
@@ -200,21 +175,6 @@ impl Area {
     }
 }
 
-impl Position {
-    /// Metres to another position, on a plane that touches the globe between them: right to a
-    /// thousandth for the some hundred kilometres that matter here.
-    fn metres_to(self, other: Position) -> f64 {
-        const METRES_PER_DEGREE: f64 = 111_194.93;
-        let middle = f64::midpoint(self.lat, other.lat).to_radians();
-        let mut degrees_east = (other.lon - self.lon).abs();
-        if degrees_east > 180.0 {
-            degrees_east = 360.0 - degrees_east;
-        }
-        let (north, east) = (other.lat - self.lat, degrees_east * middle.cos());
-        north.hypot(east) * METRES_PER_DEGREE
-    }
-}
-
 impl Device {
     fn new(last: Position, time_ms: i64, areas: usize) -> Device {
         Device { last, time_ms, rejects: 0, inside: vec![None; areas] }
@@ -224,8 +184,7 @@ impl Device {
     /// the smallest there is, and whether the stay was reported.
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(28 + 9 * self.inside.len());
-        bytes.extend(self.last.lat.to_le_bytes());
-        bytes.extend(self.last.lon.to_le_bytes());
+        bytes.extend(self.last.encode());
         bytes.extend(self.time_ms.to_le_bytes());
         bytes.extend(self.rejects.to_le_bytes());
         for inside in &self.inside {
@@ -243,14 +202,12 @@ impl Device {
             return None;
         }
         let eight = |at: usize| fixed[at..at + 8].try_into().ok();
-        let last =
-            Position { lat: f64::from_le_bytes(eight(0)?), lon: f64::from_le_bytes(eight(8)?) };
         let inside = rest.chunks_exact(9).map(|area| {
             let since = i64::from_le_bytes(area[..8].try_into().ok()?);
             (since != i64::MIN).then_some((since, area[8] == 1))
         });
         Some(Device {
-            last,
+            last: Position::decode(fixed)?,
             time_ms: i64::from_le_bytes(eight(16)?),
             rejects: u32::from_le_bytes(fixed[24..].try_into().ok()?),
             inside: inside.collect(),

@@ -115,7 +115,16 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future abandons the answer; the request may be carried out all the same.
     pub async fn request(&self, request: &Request) -> Result<Response, RequestError> {
-        let after = self.inner.network.config.request_timeout;
+        self.request_with(request, Duration::ZERO).await
+    }
+
+    /// As [`Client::request`], for work that may take the node `more` than a request does.
+    pub(crate) async fn request_with(
+        &self,
+        request: &Request,
+        more: Duration,
+    ) -> Result<Response, RequestError> {
+        let after = self.inner.network.config.request_timeout + more;
         let deadline = Instant::now() + after;
         let mut sent = false;
         let mut last = None;

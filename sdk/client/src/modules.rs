@@ -62,7 +62,10 @@ impl Admin {
             };
         }
         progress(have);
-        match self.client.request(&Request::PushModule { id, sha256 }).await? {
+        // The node answers once the module is compiled, and may have other work beside.
+        let compiling = 2 * limits::COMPILE_TIME_MAX;
+        let push = Request::PushModule { id, sha256 };
+        match self.client.request_with(&push, compiling).await? {
             Response::Modules { mut modules } => modules.pop().ok_or_else(unexpected),
             _ => Err(unexpected()),
         }

@@ -99,6 +99,8 @@ pub const MODULE_BYTES_MAX: usize = 24 * MIB;
 pub const NODE_MODULES_MAX: usize = 1_024;
 /// Largest part of an upload, in bytes.
 pub const UPLOAD_PART_BYTES_MAX: usize = 256 * KIB;
+/// Longest time that compiling a module may take, in CPU time. Whoever pushes one waits for it.
+pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Most uploads that are not finished; the oldest is dropped for another.
 pub const UPLOADS_MAX: usize = 8;
 /// Most bytes of a module's parameters, names and values.

@@ -24,8 +24,7 @@ pub const PARAMETERS_MAX: usize = 64;
 
 // ---- compiling ----
 
-/// Longest time that compiling may take.
-pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
+pub use weir_core::limits::COMPILE_TIME_MAX;
 /// Most address space of the process that compiles, in bytes.
 pub const COMPILE_MEMORY_BYTES_MAX: usize = 2048 * MIB;
 /// Largest compiled module, in bytes.
