@@ -271,6 +271,7 @@ fn repeatable(request: &Request) -> bool {
         | Request::BeginUpload { .. }
         | Request::PushModule { .. }
         | Request::Deployments { .. }
+        | Request::DeploymentLog { .. }
         | Request::PauseDeployment { .. }
         | Request::Status {}
         | Request::ConfirmTime {} => true,
