@@ -119,6 +119,9 @@ pub enum Command {
     /// Run modules between topics, exactly once
     #[command(subcommand)]
     Transform(commands::transform::Command),
+    /// Run modules that read a topic and do something with it
+    #[command(subcommand)]
+    Consumer(commands::consumer::Command),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
     /// Run a node, collect real data and show it live; ends by itself
@@ -188,6 +191,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Group(command) => commands::group::run(command, globals).await,
             Command::Module(args) => commands::module::run(args, globals).await,
             Command::Transform(command) => commands::transform::run(command, globals).await,
+            Command::Consumer(command) => commands::consumer::run(command, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,

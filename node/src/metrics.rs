@@ -168,6 +168,15 @@ fn deployments(text: &mut Text, deployments: &[DeploymentStatus]) {
     each(counter, "weir_deployment_cpu_seconds_total", "CPU time of the module.", |l| {
         l.cpu_us as f64 / 1e6
     });
+    each(counter, "weir_deployment_http_requests_total", "Requests over HTTP.", |l| {
+        l.http_requests as f64
+    });
+    each(counter, "weir_deployment_http_failures_total", "Those without a response.", |l| {
+        l.http_failures as f64
+    });
+    each(counter, "weir_deployment_http_wait_seconds_total", "Time waited for responses.", |l| {
+        l.http_wait_us as f64 / 1e6
+    });
 }
 
 /// CPU time, start and open files of this process, where the system tells (Linux).

@@ -3,3 +3,4 @@
 pub mod guests;
 pub mod node_process;
 pub mod wall_clock;
+pub mod web_server;

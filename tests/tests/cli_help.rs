@@ -10,7 +10,7 @@ use weir_tests::node_process::{NodeProcess, Ran, weir};
 enum Shown {
     /// These arguments, with a node.
     By(&'static [&'static str]),
-    /// Not here: measuring takes minutes; a demo and transforms have tests of their own.
+    /// Not here: measuring takes minutes; a demo and deployments have tests of their own.
     Elsewhere,
     /// It prints no data: what it prints is for a shell.
     Script,
@@ -50,6 +50,16 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("transform replace", Shown::Elsewhere),
     ("transform rollback", Shown::Elsewhere),
     ("transform delete", Shown::Elsewhere),
+    ("transform logs", Shown::Elsewhere),
+    ("consumer create", Shown::Elsewhere),
+    ("consumer list", Shown::By(&[])),
+    ("consumer describe", Shown::Elsewhere),
+    ("consumer pause", Shown::Elsewhere),
+    ("consumer resume", Shown::Elsewhere),
+    ("consumer replace", Shown::Elsewhere),
+    ("consumer rollback", Shown::Elsewhere),
+    ("consumer delete", Shown::Elsewhere),
+    ("consumer logs", Shown::Elsewhere),
     ("status", Shown::By(&[])),
     ("demo", Shown::Elsewhere),
     ("bench produce", Shown::Elsewhere),

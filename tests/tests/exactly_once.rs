@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use weir_client::{Client, ProducerRecord, StartAt, TopicConfig};
-use weir_core::deploy::{DeploymentSpec, OnError, Version};
+use weir_core::deploy::{DeploymentKind, DeploymentSpec, OnError, Version};
 use weir_tests::guests::example;
 use weir_tests::node_process::NodeProcess;
 
@@ -81,12 +81,15 @@ impl Run {
             ("outbox", vec!["other"], OnError::DeadLetter),
         ] {
             let spec = DeploymentSpec {
+                kind: DeploymentKind::Transform,
                 version: version("1.0.0"),
                 from: "in".to_owned(),
                 to: to.into_iter().map(str::to_owned).collect(),
                 on_error,
                 dead_letter: None,
                 from_latest: false,
+                retries: 0,
+                http: None,
             };
             admin.create_deployment(name, spec).await?;
         }

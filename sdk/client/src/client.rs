@@ -280,6 +280,7 @@ fn repeatable(request: &Request) -> bool {
         | Request::BeginUpload { .. }
         | Request::PushModule { .. }
         | Request::Deployments { .. }
+        | Request::DeploymentLog { .. }
         | Request::PauseDeployment { .. }
         | Request::Status {}
         | Request::ConfirmTime {} => true,

@@ -1,7 +1,7 @@
 //! Deployments of modules.
 
 use weir_core::deploy::{DeploymentSpec, Version};
-use weir_core::wire::deployments::DeploymentInfo;
+use weir_core::wire::deployments::{DeploymentInfo, ModuleLine};
 use weir_core::wire::message::{Request, Response};
 
 use crate::admin::Admin;
@@ -74,6 +74,25 @@ impl Admin {
     /// [`RequestError`]
     pub async fn delete_deployment(&self, name: &str) -> Result<(), RequestError> {
         self.ask_done(&Request::DeleteDeployment { name: name.to_owned() }).await
+    }
+
+    /// Lines that a deployment's module logged since the node's start: from the number `from` on,
+    /// or the last ones; `lines` of them at most. Also the number of the line that comes next. A
+    /// node keeps the last 1,000 in memory, or fewer where they are long.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unknown-deployment` if there is none of this name.
+    pub async fn deployment_log(
+        &self,
+        name: &str,
+        from: Option<u64>,
+        lines: u32,
+    ) -> Result<(Vec<ModuleLine>, u64), RequestError> {
+        let request = Request::DeploymentLog { name: name.to_owned(), from, lines };
+        match self.client.request(&request).await? {
+            Response::DeploymentLog { lines, next } => Ok((lines, next)),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn ask_deployment(&self, request: &Request) -> Result<DeploymentInfo, RequestError> {

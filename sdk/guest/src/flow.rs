@@ -1,6 +1,7 @@
 //! Transforms and consumers.
 
 use crate::bindings::transform::weir::module::flow::{Input, Outcome};
+use crate::bindings::transform::weir::module::place::{Location, here};
 use crate::bindings::types::Failure;
 use crate::error::Result;
 use crate::outputs::{Output, Outputs};
@@ -50,7 +51,8 @@ pub trait Transform: Sized + 'static {
     }
 }
 
-/// Reads records and does something with them. As [`Transform`], under a position of its own.
+/// Reads records and does something with them. As [`Transform`], under a position of its own, and
+/// with requests over [`Http`](crate::Http) to hosts that the deployment was granted.
 pub trait Consumer: Sized + 'static {
     /// What a deployment is told; see [`params!`](crate::params!).
     type Params: Params;
@@ -98,6 +100,14 @@ struct Call {
     timers: Timers,
     topic: u32,
     watermark: i64,
+    /// Asked for when it is needed.
+    here: Option<Location>,
+}
+
+impl Call {
+    fn here(&mut self) -> &Location {
+        self.here.get_or_insert_with(here)
+    }
 }
 
 impl Context<'_> {
@@ -139,6 +149,27 @@ impl Context<'_> {
         self.call.topic
     }
 
+    /// The name of the record's topic. Empty where there is none: in `weir module test`.
+    #[must_use]
+    pub fn topic(&mut self) -> &str {
+        let topic = self.call.topic as usize;
+        self.call.here().topics.get(topic).map_or("", String::as_str)
+    }
+
+    /// The partition that is worked on.
+    #[must_use]
+    pub fn partition(&mut self) -> u32 {
+        self.call.here().partition
+    }
+
+    /// `TOPIC/PARTITION/OFFSET`: names the record for ever. What is done outside of the node is
+    /// done at least once; give it this, and whoever gets it twice can tell.
+    #[must_use]
+    pub fn record_id(&mut self, record: &Record<'_>) -> String {
+        let (partition, offset) = (self.partition(), record.offset());
+        format!("{}/{partition}/{offset}", self.topic())
+    }
+
     /// How far event time has come, in milliseconds since the Unix epoch. Only for modules with
     /// timers is it that behind this very record; else it is that behind the batch.
     #[must_use]
@@ -176,7 +207,7 @@ pub fn process<F: Flow>(flow: &mut F, input: Input) -> Result<Outcome, String> {
     let watermark = input.watermark;
     let timers = Timers::of(input.due);
     let (outputs, state) = (Outputs::default(), State::default());
-    let mut call = Call { outputs, state, timers, topic: input.topic, watermark };
+    let mut call = Call { outputs, state, timers, topic: input.topic, watermark, here: None };
     let mut keys = Keys::default();
     Record::all(&batch).for_each(|record| flow.keys(&record, &mut keys));
     if !keys.0.ends.is_empty() {

@@ -38,6 +38,7 @@
 //! - [`Filter`], [`Transform`], [`Consumer`], [`ProduceCheck`]: one trait for each world, one macro
 //!   to export it.
 //! - [`Record`]: what comes in. [`Context`]: where records, state and timers go.
+//! - [`Http`]: requests of consumers to hosts that their deployments were granted.
 //! - [`params!`]: typed parameters of the deployment.
 //! - [`error!`], [`warn!`], [`info!`], [`debug!`]: log lines. Panics are logged too.
 //!
@@ -48,6 +49,7 @@ mod check;
 mod error;
 mod filter;
 mod flow;
+mod http;
 mod log;
 mod outputs;
 mod params;
@@ -59,6 +61,7 @@ pub use check::{ProduceCheck, Ruling};
 pub use error::{Error, Result};
 pub use filter::Filter;
 pub use flow::{Consumer, Context, Transform};
+pub use http::{Http, HttpError, Request, Response};
 pub use log::Level;
 pub use outputs::Output;
 pub use params::{ParamType, Params, Value};
@@ -69,8 +72,8 @@ pub use timers::Timer;
 /// What most modules use.
 pub mod prelude {
     pub use crate::{
-        Columns, Consumer, Context, Error, Filter, Output, Params, ProduceCheck, Record, Result,
-        Ruling, Timer, Transform,
+        Columns, Consumer, Context, Error, Filter, Http, Output, Params, ProduceCheck, Record,
+        Result, Ruling, Timer, Transform,
     };
 }
 
@@ -118,6 +121,7 @@ pub mod bindings {
             path: "../../wit",
             inline: "package weir:sdk; world transform {
                 import weir:module/state@1.0.0;
+                import weir:module/place@1.0.0;
                 export weir:module/transforming@1.0.0;
             }",
             world: "weir:sdk/transform",
@@ -137,6 +141,8 @@ pub mod bindings {
             path: "../../wit",
             inline: "package weir:sdk; world consumer {
                 import weir:module/state@1.0.0;
+                import weir:module/place@1.0.0;
+                import weir:module/http@1.0.0;
                 export weir:module/consuming@1.0.0;
             }",
             world: "weir:sdk/consumer",
@@ -146,6 +152,7 @@ pub mod bindings {
             with: {
                 "weir:module/types@1.0.0": crate::bindings::base::weir::module::types,
                 "weir:module/state@1.0.0": crate::bindings::transform::weir::module::state,
+                "weir:module/place@1.0.0": crate::bindings::transform::weir::module::place,
                 "weir:module/flow@1.0.0": crate::bindings::transform::weir::module::flow,
             },
             generate_all,

@@ -98,6 +98,7 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         Request::PushModule { id, sha256 } => push_module(session, id, sha256).await,
         Request::DeleteModule { id } => delete_module(session, id).await,
         request @ (Request::Deployments { .. }
+        | Request::DeploymentLog { .. }
         | Request::CreateDeployment { .. }
         | Request::PauseDeployment { .. }
         | Request::ReplaceDeployment { .. }

@@ -139,6 +139,21 @@ pub const LANE_POSITION_INTERVAL: Duration = Duration::from_secs(1);
 pub const LANE_RETRY_MIN: Duration = Duration::from_millis(100);
 /// See [`LANE_RETRY_MIN`].
 pub const LANE_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Most lines of its modules' log that a node keeps for one deployment.
+pub const DEPLOYMENT_LOG_LINES_MAX: usize = 1_000;
+/// Most bytes of those lines.
+pub const DEPLOYMENT_LOG_BYTES_MAX: usize = 128 * KIB;
+/// Most hosts that a consumer may be allowed to send requests to.
+pub const HTTP_HOSTS_MAX: usize = 64;
+/// How long one request of a consumer may take unless its deployment says, in milliseconds.
+pub const HTTP_TIMEOUT_MS_DEFAULT: u32 = 10_000;
+/// Most that a deployment may say, in milliseconds.
+pub const HTTP_TIMEOUT_MS_MAX: u32 = 60_000;
+/// Most bytes of certificates that a deployment may bring along.
+pub const HTTP_CA_BYTES_MAX: usize = 256 * KIB;
+/// A consumer that may send requests is given at most so many records at once: what fails in the
+/// middle is done again.
+pub const HTTP_RECORDS_PER_CALL: usize = 16;
 
 // ---- memory of a node, defaults ----
 
@@ -186,6 +201,8 @@ const _: () = {
     // A mark takes less than 64 bytes, and each lane may have one in a partition.
     assert!(NODE_LANES_MAX * 64 + LANE_STATE_BYTES_MAX <= STATE_BYTES_MAX);
     assert!(LANE_ENTRY_BYTES <= BATCH_BYTES_MAX);
+    // All lines that are kept fit an answer, with what is around each.
+    assert!(DEPLOYMENT_LOG_BYTES_MAX + 128 * DEPLOYMENT_LOG_LINES_MAX <= CONTROL_BYTES_MAX);
     // A part of an upload fits a control message.
     assert!(UPLOAD_PART_BYTES_MAX * 2 <= CONTROL_BYTES_MAX);
     assert!(MTU_LOOPBACK <= MTU_MAX);

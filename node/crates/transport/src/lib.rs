@@ -6,6 +6,7 @@
 //!
 //! - [`ServerEndpoint`] and [`ClientEndpoint`] make a [`Connection`].
 //! - A [`Connection`] gives streams: a [`FrameWriter`] and a [`FrameReader`].
+//! - [`HttpsClient`] makes connections to other servers than Weir's secure, for modules.
 //! - [`control`] sends requests; [`Authority`] issues certificates; [`mod@bench`] measures the bare
 //!   transport.
 
@@ -17,6 +18,7 @@ mod connection;
 mod error;
 mod folder;
 mod frame;
+mod https;
 mod identity;
 mod names;
 mod problem;
@@ -35,6 +37,7 @@ pub use close::CloseReason;
 pub use connection::{Connection, PathStats, Stream};
 pub use error::{BindError, ConnectError, ConnectionLost, HandshakeError};
 pub use frame::{Frame, FrameDecoder, FrameError, FrameHeader, HEADER_BYTES};
+pub use https::{HttpsClient, HttpsError};
 pub use identity::{
     CertificateFacts, Identity, IdentityError, NODE_SERVER_NAME, Peer, PeerKind, Trust,
 };

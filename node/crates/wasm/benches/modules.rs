@@ -18,7 +18,9 @@ use weir_core::{ProducerId, TimestampMs};
 use weir_wasm::bisect::OnError;
 use weir_wasm::columns::Watermark;
 use weir_wasm::state::{MemoryState, NoState, StateView};
-use weir_wasm::{Cache, Compiler, Deployment, Engine, GuestLimits, Module, Upload, Work, Worker};
+use weir_wasm::{
+    Cache, Compiler, Deployment, Engine, GuestLimits, Module, Surroundings, Upload, Work, Worker,
+};
 
 const RECORDS: usize = 500;
 /// Compression, and percent of the records that are kept.
@@ -53,7 +55,14 @@ fn deployment(runtime: &Runtime, name: &str, params: &[(&str, &str)]) -> Deploym
     let params: Vec<_> = params.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
     let settings = module.description().settings(&params).expect("settings fit");
     let limits = GuestLimits::DEFAULT;
-    Deployment { module, settings, limits, on_error: OnError::Stop, topics: 1 }
+    Deployment {
+        module,
+        settings,
+        limits,
+        on_error: OnError::Stop,
+        topics: 1,
+        around: Surroundings::default(),
+    }
 }
 
 /// A stored batch: JSON of 100 bytes a value, `keep` percent of which say `"ok":1`.
@@ -151,7 +160,9 @@ fn new_instance(bencher: Bencher) {
     let runtime = runtime();
     let Deployment { module, settings, limits, .. } =
         deployment(&runtime, "text_filter", &[("text", "a")]);
-    bencher.bench_local(|| runtime.block_on(module.start(&settings, &limits)).is_ok());
+    bencher.bench_local(|| {
+        runtime.block_on(module.start(&settings, &limits, Surroundings::default())).is_ok()
+    });
 }
 
 /// A call with a single record: what a batch costs before its records.

@@ -118,6 +118,18 @@ pub enum LogLevel {
     Debug,
 }
 
+/// Where a module runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, ComponentType, Lift, Lower)]
+#[component(record)]
+pub struct Place {
+    /// The deployment's name; empty where there is none.
+    pub deployment: String,
+    /// Its input topics.
+    pub topics: Vec<String>,
+    /// The input partition.
+    pub partition: u32,
+}
+
 /// Why a change of state is refused.
 #[derive(Clone, Debug, PartialEq, Eq, ComponentType, Lift, Lower)]
 #[component(variant)]

@@ -158,6 +158,24 @@ impl Ticker {
     }
 }
 
+/// A running guest waits for something outside for as long as this lives.
+pub(crate) struct Waiting<'a>(&'a Ticker);
+
+impl Ticker {
+    /// Says that a guest that runs waits.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        self.shared.running.fetch_sub(1, Ordering::SeqCst);
+        Waiting(self)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // The guest goes on; whoever called it ends that.
+        std::mem::forget(self.0.running());
+    }
+}
+
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);
@@ -216,8 +234,8 @@ impl Hasher for Fnv {
 mod tests {
     use super::*;
 
-    /// Goal: the epoch moves while a guest runs and stands still otherwise. Method: the ticker's
-    /// own state, since a thread that does nothing cannot be seen.
+    /// Goal: the epoch moves while a guest runs and stands still otherwise, as where it waits.
+    /// Method: the ticker's own state, since a thread that does nothing cannot be seen.
     #[test]
     fn the_ticker_sleeps_when_no_guest_runs() {
         let engine = Engine::new().unwrap();
@@ -229,6 +247,10 @@ mod tests {
         };
         until(true);
         let running = engine.ticker.running();
+        until(false);
+        let waiting = engine.ticker.waiting();
+        until(true);
+        drop(waiting);
         until(false);
         drop(running);
         until(true);

@@ -1,8 +1,10 @@
 //! What the host keeps for one instance: its limits, what it used of them, its log lines and state.
 
 use crate::abi::LogLevel;
-use crate::engine::MemoryPool;
+use crate::abi::Place;
+use crate::engine::{Engine, MemoryPool, Ticker};
 use crate::error::Denied;
+use crate::http::{GuestHttp, HttpClient};
 use crate::limits::{GuestLimits, MESSAGE_BYTES_MAX};
 use crate::state::StateBuffer;
 use std::future::Future;
@@ -20,6 +22,15 @@ pub struct LogLine {
     pub level: LogLevel,
     /// What, at most [`MESSAGE_BYTES_MAX`] bytes.
     pub message: String,
+}
+
+/// What a module finds around it.
+#[derive(Clone, Default)]
+pub struct Surroundings {
+    /// Where it runs.
+    pub place: Place,
+    /// What it reaches over HTTP; `None`: nothing.
+    pub http: Option<Arc<dyn HttpClient>>,
 }
 
 /// Data of one instance.
@@ -40,13 +51,16 @@ pub(crate) struct Guest {
     log_left: u32,
     /// State of the batch that is processed; none for stateless worlds and outside of calls.
     pub(crate) state: Option<StateBuffer>,
+    pub(crate) http: GuestHttp,
+    pub(crate) place: Place,
+    pub(crate) ticker: Arc<Ticker>,
 }
 
 impl Guest {
-    pub(crate) fn new(limits: GuestLimits, pool: Arc<MemoryPool>) -> Guest {
+    pub(crate) fn new(engine: &Engine, limits: GuestLimits, around: Surroundings) -> Guest {
         Guest {
             limits,
-            pool,
+            pool: engine.memory.clone(),
             memory_bytes: 0,
             table_entries: 0,
             denied: None,
@@ -56,6 +70,9 @@ impl Guest {
             log_dropped: 0,
             log_left: 0,
             state: None,
+            http: GuestHttp { client: around.http, ..GuestHttp::default() },
+            place: around.place,
+            ticker: engine.ticker.clone(),
         }
     }
 
@@ -65,6 +82,7 @@ impl Guest {
         self.cpu_max = cpu_max;
         self.cpu.used_ns.store(0, Ordering::Relaxed);
         self.log_left = self.limits.log_lines;
+        (self.http.sent, self.http.waited) = (0, Duration::ZERO);
     }
 
     /// Takes a log line, or counts it where there were too many.

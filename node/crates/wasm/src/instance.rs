@@ -7,7 +7,8 @@ use crate::abi::{Description, Input, Kept, Outcome, Setting, Timers, Verdict};
 use crate::columns::{Batch, Column, Watermark};
 use crate::engine::Engine;
 use crate::error::{GuestError, OutOfTime};
-use crate::guest::{Guest, LogLine};
+use crate::guest::{Guest, LogLine, Surroundings};
+use crate::http::HttpUse;
 use crate::limits::{self, GuestLimits};
 use crate::module::{CheckCall, Describe, Exports, FilterCall, FlowCall, Migrate, Module, Start};
 use crate::module::{ModuleError, types};
@@ -56,9 +57,11 @@ impl Instance {
         module: &Module,
         settings: &[Setting],
         limits: &GuestLimits,
+        around: Surroundings,
     ) -> Result<Instance, GuestError> {
         let exports = module.exports();
-        let (mut store, linked) = instantiate(module.engine(), module.pre(), *limits).await?;
+        let guest = Guest::new(module.engine(), *limits, around);
+        let (mut store, linked) = instantiate(module.engine(), module.pre(), guest).await?;
         let found = find_call(&mut store, &linked, exports, module.world());
         let call = found.map_err(|error| GuestError::of(&error, store.data()))?;
         let start: Start = linked
@@ -81,9 +84,9 @@ impl Instance {
         exports: &Exports,
         world: World,
     ) -> Result<Description, ModuleError> {
-        let limits = GuestLimits::DEFAULT;
+        let guest = Guest::new(engine, GuestLimits::DEFAULT, Surroundings::default());
         let failed = ModuleError::Describe;
-        let (mut store, linked) = instantiate(engine, pre, limits).await.map_err(failed)?;
+        let (mut store, linked) = instantiate(engine, pre, guest).await.map_err(failed)?;
         // All types are compared here, so that nothing is found out when records flow.
         find_call(&mut store, &linked, exports, world).map_err(types)?;
         let _: Start = linked.get_typed_func(&mut store, exports.start).map_err(types)?;
@@ -120,6 +123,11 @@ impl Instance {
     pub fn take_log(&mut self) -> (Vec<LogLine>, u32) {
         let guest = self.store.data_mut();
         (std::mem::take(&mut guest.log), std::mem::take(&mut guest.log_dropped))
+    }
+
+    /// Takes what it did over HTTP since the last time.
+    pub fn take_http(&mut self) -> HttpUse {
+        std::mem::take(&mut self.store.data_mut().http.did)
     }
 
     /// Judges records: calls a module of [`World::Filter`].
@@ -225,9 +233,10 @@ fn other_world() -> GuestError {
 async fn instantiate(
     engine: &Engine,
     pre: &InstancePre<Guest>,
-    limits: GuestLimits,
+    guest: Guest,
 ) -> Result<(Store<Guest>, Linked), GuestError> {
-    let mut store = Store::new(&engine.wasm, Guest::new(limits, engine.memory.clone()));
+    let limits = guest.limits;
+    let mut store = Store::new(&engine.wasm, guest);
     store.limiter(|guest| guest);
     store.epoch_deadline_callback(|store: StoreContextMut<'_, Guest>| {
         let guest = store.data();

@@ -1,8 +1,9 @@
 //! Users' modules: checked, compiled, run within limits, and kept from harming anybody.
 //!
 //! The only crate that names Wasmtime. It knows nothing of topics, storage or network: batches come
-//! in as [`weir_core::record::Records`], what a module makes of them goes out as columns that were
-//! checked ([`output`]), and the caller makes both durable. `wit/` has the contract with modules.
+//! in as [`weir_core::record::Records`], what a module asks for over HTTP goes to an
+//! [`http::HttpClient`], and what it makes of the records goes out as columns that were checked
+//! ([`output`]); the caller makes both durable. `wit/` has the contract with modules.
 //!
 //! - [`upload`]: is this file a module, and of which world?
 //! - [`compile`], [`cache`]: to machine code, once for each node.
@@ -21,6 +22,7 @@ pub mod compile;
 mod engine;
 mod error;
 mod guest;
+pub mod http;
 mod instance;
 pub mod limits;
 mod load;
@@ -36,7 +38,7 @@ pub use cache::{Cache, CacheError};
 pub use compile::{CompileError, Compiler};
 pub use engine::{Engine, EngineError};
 pub use error::{Denied, GuestError};
-pub use guest::LogLine;
+pub use guest::{LogLine, Surroundings};
 pub use instance::{Instance, Part};
 pub use limits::GuestLimits;
 pub use module::{Module, ModuleError};

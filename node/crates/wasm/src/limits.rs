@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 use weir_core::limits::{BATCH_UNPACKED_BYTES_MAX, KIB, MIB};
+use weir_core::limits::{HTTP_RECORDS_PER_CALL, HTTP_TIMEOUT_MS_DEFAULT, HTTP_TIMEOUT_MS_MAX};
 use weir_core::limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX};
 
 // ---- what may be uploaded ----
@@ -57,6 +58,15 @@ pub const SCAN_ENTRIES_MAX: usize = 1_024;
 /// Bytes that one page of a state scan has at most; one entry always fits.
 pub const SCAN_BYTES_MAX: usize = MIB;
 
+/// A call may wait for as long as so many requests that time out one after the other.
+pub const HTTP_TIMEOUTS_PER_CALL: u64 = 2 * HTTP_RECORDS_PER_CALL as u64;
+/// Requests of one module that are on their way at a time; others wait.
+pub const HTTP_AT_ONCE: usize = 8;
+/// Responses that one `send` hands over, all together, in bytes.
+pub const HTTP_RESPONSES_BYTES_MAX: usize = 8 * MIB;
+/// Characters of a URL that a message shows.
+pub const URL_SHOWN_CHARS: usize = 200;
+
 /// What one deployment may use in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestLimits {
@@ -76,6 +86,14 @@ pub struct GuestLimits {
     pub state_bytes: usize,
     /// Log lines of one call; more are dropped and counted.
     pub log_lines: u32,
+    /// Requests over HTTP of one call.
+    pub http_requests: u32,
+    /// Time of one request over HTTP, from its begin to the end of the response.
+    pub http_timeout: Duration,
+    /// Time that one call may wait for responses, in all. It is no CPU time.
+    pub http_wait: Duration,
+    /// Bytes of one response.
+    pub http_response_bytes: usize,
 }
 
 impl GuestLimits {
@@ -89,6 +107,10 @@ impl GuestLimits {
         output_records: 200_000,
         state_bytes: 4 * MIB,
         log_lines: 100,
+        http_requests: 128,
+        http_timeout: Duration::from_millis(HTTP_TIMEOUT_MS_DEFAULT as u64),
+        http_wait: Duration::from_millis(HTTP_TIMEOUT_MS_DEFAULT as u64 * HTTP_TIMEOUTS_PER_CALL),
+        http_response_bytes: MIB,
     };
 
     /// Of a module in the path of producers, who wait for it.
@@ -105,6 +127,10 @@ impl GuestLimits {
         output_records: 1_000_000,
         state_bytes: 64 * MIB,
         log_lines: 10_000,
+        http_requests: 1_024,
+        http_timeout: Duration::from_millis(HTTP_TIMEOUT_MS_MAX as u64),
+        http_wait: Duration::from_millis(HTTP_TIMEOUT_MS_MAX as u64 * HTTP_TIMEOUTS_PER_CALL),
+        http_response_bytes: 4 * MIB,
     };
 
     /// These limits, each at most what `caps` allows.
@@ -119,7 +145,18 @@ impl GuestLimits {
             output_records: self.output_records.min(caps.output_records),
             state_bytes: self.state_bytes.min(caps.state_bytes),
             log_lines: self.log_lines.min(caps.log_lines),
+            http_requests: self.http_requests.min(caps.http_requests),
+            http_timeout: self.http_timeout.min(caps.http_timeout),
+            http_wait: self.http_wait.min(caps.http_wait),
+            http_response_bytes: self.http_response_bytes.min(caps.http_response_bytes),
         }
+    }
+
+    /// These limits, with another time for one request over HTTP, and for a call in proportion.
+    #[must_use]
+    pub fn with_http_timeout(self, timeout: Duration) -> GuestLimits {
+        let http_wait = timeout.saturating_mul(HTTP_TIMEOUTS_PER_CALL as u32);
+        GuestLimits { http_timeout: timeout, http_wait, ..self }.capped(&GuestLimits::CAPS)
     }
 }
 
@@ -141,4 +178,8 @@ const _: () = {
     // The host's frames have room above the guest's.
     assert!(WASM_STACK_BYTES * 2 <= GUEST_STACK_BYTES);
     assert!(FUNCTION_BYTES_MAX < MODULE_BYTES_MAX);
+    // Any one response fits what a call is handed.
+    assert!(GuestLimits::CAPS.http_response_bytes <= HTTP_RESPONSES_BYTES_MAX);
+    // A request for each record of a call.
+    assert!(HTTP_RECORDS_PER_CALL <= GuestLimits::DEFAULT.http_requests as usize);
 };

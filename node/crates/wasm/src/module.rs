@@ -7,7 +7,8 @@ use crate::columns::{Batch, Column, NullableColumn};
 use crate::compile::{CompileError, Compiler};
 use crate::engine::{Engine, EngineError};
 use crate::error::GuestError;
-use crate::guest::Guest;
+use crate::guest::{Guest, Surroundings};
+use crate::http::{self, HttpRequest};
 use crate::instance::Instance;
 use crate::limits::GuestLimits;
 use crate::params::{self, DescriptionError};
@@ -130,6 +131,7 @@ impl Module {
     }
 
     /// Makes an instance and starts it with `settings`, which [`Description::settings`] made.
+    /// `around` is what it finds there.
     ///
     /// # Errors
     /// If the module refuses the settings or fails.
@@ -137,8 +139,9 @@ impl Module {
         &self,
         settings: &[Setting],
         limits: &GuestLimits,
+        around: Surroundings,
     ) -> Result<Instance, GuestError> {
-        Instance::start(self, settings, limits).await
+        Instance::start(self, settings, limits, around).await
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -199,6 +202,21 @@ fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
     )?;
     if world.imports().contains(&"state") {
         link_state(&mut linker, &name("state"))?;
+    }
+    if world.imports().contains(&"place") {
+        linker
+            .instance(&name("place"))?
+            .func_wrap("here", |store: StoreContextMut<'_, Guest>, (): ()| {
+                Ok((store.data().place.clone(),))
+            })?;
+    }
+    if world.imports().contains(&"http") {
+        linker.instance(&name("http"))?.func_wrap_async(
+            "send",
+            |mut store: StoreContextMut<'_, Guest>, (requests,): (Vec<HttpRequest>,)| {
+                Box::new(async move { Ok((http::send_all(store.data_mut(), requests).await,)) })
+            },
+        )?;
     }
     Ok(linker)
 }

@@ -244,7 +244,7 @@ fn check_outputs(
     }
     if outputs.topics.iter().any(|topic| *topic as usize >= topics) || (records > 0 && topics == 0)
     {
-        return Err(GuestError::Broken("an output for a topic that it was not given"));
+        return Err(GuestError::Broken("an output for a topic that it was not granted with --to"));
     }
     let whole = outputs.keys.is_some()
         && outputs.values.is_some()

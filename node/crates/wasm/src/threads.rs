@@ -80,7 +80,8 @@ impl GuestThreads {
 impl GuestThread {
     fn start(number: usize) -> io::Result<GuestThread> {
         let (tasks, mut inbox) = mpsc::channel::<Task>(STARTS_MAX);
-        let runtime = Builder::new_current_thread().enable_time().build()?;
+        // With input and output: modules that may wait for servers.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let builder = std::thread::Builder::new().name(format!("guest-{number}"));
         let handle = builder.spawn(move || {
             let local = LocalSet::new();
@@ -138,7 +139,14 @@ impl Job {
                 let _ = reply.send(worker.filter(&records).await);
             }
             Job::Process(job) => {
-                let _ = job.reply.send(worker.process(&job.work).await);
+                let WorkJob { work, mut reply } = *job;
+                let made = tokio::select! {
+                    biased;
+                    made = worker.process(&work) => made,
+                    // Nobody wants it any more: what the module waits for is given up.
+                    () = reply.closed() => return,
+                };
+                let _ = reply.send(made);
             }
             Job::Check(records, reply) => {
                 let _ = reply.send(worker.check(&records).await);
@@ -165,7 +173,7 @@ impl Runner {
     /// If the threads are shutting down.
     ///
     /// # Cancel safety
-    /// As [`Runner::filter`]; what became of it is lost, and had no effect.
+    /// Safe. The call is given up, also where the module waits for a server; it had no effect here.
     pub async fn process(&self, work: Work) -> Result<Transformed, Stopped> {
         self.ask(|reply| Job::Process(Box::new(WorkJob { work, reply }))).await
     }

@@ -47,7 +47,8 @@ impl World {
     pub fn imports(self) -> &'static [&'static str] {
         match self {
             World::Filter | World::ProduceCheck => &["log", "types"],
-            World::Transform | World::Consumer => &["log", "state", "types", "flow"],
+            World::Transform => &["log", "state", "place", "types", "flow"],
+            World::Consumer => &["log", "state", "place", "http", "types", "flow"],
         }
     }
 }

@@ -5,7 +5,8 @@ use crate::abi::{Failure, Kept, Setting, Verdict};
 use crate::bisect::{Bisect, Judged, Judgement, OnError, Step, Use};
 use crate::columns::{Watermark, bit};
 use crate::error::GuestError;
-use crate::guest::{LogLine, cut};
+use crate::guest::{LogLine, Surroundings, cut};
+use crate::http::HttpUse;
 use crate::instance::{Instance, Part};
 use crate::limits::GuestLimits;
 use crate::module::Module;
@@ -28,6 +29,8 @@ pub struct Deployment {
     pub on_error: OnError,
     /// How many topics its outputs may go to.
     pub topics: usize,
+    /// What it finds around it.
+    pub around: Surroundings,
 }
 
 /// What a batch cost and how it went.
@@ -48,6 +51,8 @@ pub struct Report {
     pub instances: u32,
     /// Linear memory of the instance at the end, in bytes.
     pub memory_bytes: usize,
+    /// What it did over HTTP.
+    pub http: HttpUse,
 }
 
 impl Report {
@@ -229,8 +234,8 @@ impl Worker {
         if self.instance.as_ref().is_none_or(|instance| !instance.is_alive()) {
             self.instance = None;
             report.instances += 1;
-            let Deployment { module, settings, limits, .. } = &self.deployment;
-            self.instance = Some(module.start(settings, limits).await?);
+            let Deployment { module, settings, limits, around, .. } = &self.deployment;
+            self.instance = Some(module.start(settings, limits, around.clone()).await?);
         }
         self.instance.as_mut().ok_or(GuestError::Broken("no instance"))
     }
@@ -242,6 +247,7 @@ impl Worker {
         report.log.extend(log);
         report.log_dropped = report.log_dropped.saturating_add(dropped);
         report.cpu += instance.cpu();
+        report.http.add(instance.take_http());
         report.memory_bytes = instance.memory_bytes();
     }
 }

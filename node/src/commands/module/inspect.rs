@@ -80,6 +80,9 @@ fn as_text(upload: &Upload, description: &Description, limits: &GuestLimits) -> 
         if upload.imports.is_empty() { "nothing".into() } else { upload.imports.join(", ") },
         limits_text(limits),
     );
+    if upload.world == World::Consumer {
+        text += &format!("          {}\n", http_text(limits));
+    }
     if !description.parameters.is_empty() {
         let mut table = Table::new(&["PARAMETER", "TYPE", "DEFAULT", "ABOUT"]);
         for parameter in &description.parameters {
@@ -104,6 +107,17 @@ fn limits_text(limits: &GuestLimits) -> String {
         human_bytes(limits.output_bytes as u64),
         human_bytes(limits.state_bytes as u64),
         limits.log_lines,
+    )
+}
+
+/// What a consumer gets besides, where hosts are granted to it.
+fn http_text(limits: &GuestLimits) -> String {
+    format!(
+        "with --allow-http: {} requests a call, {} s each, {} s of waiting a call, responses of {}",
+        limits.http_requests,
+        limits.http_timeout.as_secs(),
+        limits.http_wait.as_secs(),
+        human_bytes(limits.http_response_bytes as u64),
     )
 }
 
@@ -137,6 +151,10 @@ fn as_json(upload: &Upload, description: &Description, limits: &GuestLimits) -> 
             "cpu_per_call_ms": limits.cpu_per_call.as_millis() as u64,
             "output_bytes": limits.output_bytes, "output_records": limits.output_records,
             "state_bytes": limits.state_bytes, "log_lines": limits.log_lines,
+            "http_requests": limits.http_requests,
+            "http_timeout_ms": limits.http_timeout.as_millis() as u64,
+            "http_wait_ms": limits.http_wait.as_millis() as u64,
+            "http_response_bytes": limits.http_response_bytes,
         },
     })
 }

@@ -9,6 +9,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("weir-guest/src/error.rs", include_str!("../../../../sdk/guest/src/error.rs")),
     ("weir-guest/src/filter.rs", include_str!("../../../../sdk/guest/src/filter.rs")),
     ("weir-guest/src/flow.rs", include_str!("../../../../sdk/guest/src/flow.rs")),
+    ("weir-guest/src/http.rs", include_str!("../../../../sdk/guest/src/http.rs")),
     ("weir-guest/src/log.rs", include_str!("../../../../sdk/guest/src/log.rs")),
     ("weir-guest/src/outputs.rs", include_str!("../../../../sdk/guest/src/outputs.rs")),
     ("weir-guest/src/params.rs", include_str!("../../../../sdk/guest/src/params.rs")),
@@ -16,6 +17,8 @@ pub const FILES: &[(&str, &str)] = &[
     ("weir-guest/src/state.rs", include_str!("../../../../sdk/guest/src/state.rs")),
     ("weir-guest/src/timers.rs", include_str!("../../../../sdk/guest/src/timers.rs")),
     ("weir-guest/wit/types.wit", include_str!("../../../../wit/types.wit")),
+    ("weir-guest/wit/http.wit", include_str!("../../../../wit/http.wit")),
+    ("weir-guest/wit/place.wit", include_str!("../../../../wit/place.wit")),
     ("weir-guest/wit/state.wit", include_str!("../../../../wit/state.wit")),
     ("weir-guest/wit/worlds.wit", include_str!("../../../../wit/worlds.wit")),
 ];

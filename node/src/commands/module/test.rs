@@ -17,7 +17,7 @@ use weir_core::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use weir_wasm::bisect::OnError;
 use weir_wasm::columns::{Watermark, bit};
 use weir_wasm::state::MemoryState;
-use weir_wasm::{Deployment, GuestThreads, Report, Runner, Work, World};
+use weir_wasm::{Deployment, GuestThreads, Report, Runner, Surroundings, Work, World};
 
 /// Failed records that are shown one by one.
 const FAILURES_SHOWN: usize = 10;
@@ -126,7 +126,8 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
         OnErrorArg::DeadLetter => OnError::DeadLetter,
         OnErrorArg::Stop => OnError::Stop,
     };
-    let deployment = Deployment { module, settings, limits, on_error, topics: args.topics };
+    let around = Surroundings::default();
+    let deployment = Deployment { module, settings, limits, on_error, topics: args.topics, around };
     let threads = GuestThreads::start(1)?;
     let runner = threads.run(deployment).map_err(anyhow::Error::from)?;
     let mut source = Source::start(args.inputs.clone(), rules)?;

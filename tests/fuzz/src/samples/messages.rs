@@ -2,7 +2,10 @@
 
 use super::TIME;
 use bytes::{BufMut, Bytes, BytesMut};
-use weir_core::deploy::{Deployment, DeploymentId, DeploymentSpec, Mode, OnError, Version};
+use weir_core::deploy::http::HttpGrant;
+use weir_core::deploy::{
+    Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError, Version,
+};
 use weir_core::ids::{
     LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
@@ -11,7 +14,9 @@ use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
-use weir_core::wire::deployments::{DeploymentInfo, LaneCondition, LaneError, LaneInfo};
+use weir_core::wire::deployments::{
+    DeploymentInfo, LaneCondition, LaneError, LaneInfo, ModuleLevel, ModuleLine,
+};
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
@@ -115,6 +120,8 @@ pub fn requests() -> Vec<Request> {
         Request::PauseDeployment { name: "zones".into(), paused: true },
         Request::ReplaceDeployment { name: "zones".into(), version: deployment().previous },
         Request::DeleteDeployment { name: "zones".into() },
+        Request::CreateDeployment { name: "alerts".into(), spec: consumer() },
+        Request::DeploymentLog { name: "alerts".into(), from: Some(40), lines: 100 },
     ]
 }
 
@@ -158,6 +165,8 @@ pub fn responses() -> Vec<Response> {
         Response::Modules { modules: vec![module()] },
         Response::Upload { have: 262_144 },
         Response::Deployments { deployments: vec![deployment_info()] },
+        Response::Deployments { deployments: vec![consumer_info()] },
+        Response::DeploymentLog { lines: vec![module_line()], next: 42 },
     ]
 }
 
@@ -171,18 +180,51 @@ pub fn deployment() -> Deployment {
         id: DeploymentId(14),
         name: "zones".into(),
         spec: DeploymentSpec {
+            kind: DeploymentKind::Transform,
             version: version("gps-geofence@1.3.0"),
             from: "vehicles.gps".into(),
             to: vec!["zones".into(), "trips".into()],
             on_error: OnError::DeadLetter,
             dead_letter: Some("bad".into()),
             from_latest: true,
+            retries: 0,
+            http: None,
         },
         mode: Mode::Outbox,
         paused: true,
         previous: Some(version("gps-geofence@1.2.0")),
         created_at: TIME,
     }
+}
+
+/// A consumer with everything that transforms have not.
+fn consumer() -> DeploymentSpec {
+    let ca_pem = Some("-----BEGIN CERTIFICATE-----".into());
+    let grant = HttpGrant::of("example.com:8443").expect("a host");
+    DeploymentSpec {
+        kind: DeploymentKind::Consumer,
+        to: vec![],
+        on_error: OnError::Retry,
+        dead_letter: None,
+        retries: 3,
+        http: Some(HttpGrant { timeout_ms: 2_500, ca_pem, ..grant }),
+        ..deployment().spec
+    }
+}
+
+fn module_line() -> ModuleLine {
+    let message = "first value of boiler-2".into();
+    ModuleLine { number: 41, at: TIME, partition: PARTITION, level: ModuleLevel::Info, message }
+}
+
+/// How that consumer goes.
+fn consumer_info() -> DeploymentInfo {
+    let deployment = Deployment { name: "alerts".into(), spec: consumer(), ..deployment() };
+    let mut info = DeploymentInfo { deployment, ..deployment_info() };
+    for lane in &mut info.partitions {
+        (lane.http_requests, lane.http_failures, lane.http_wait_us) = (9, 2, 1_250_000);
+    }
+    info
 }
 
 fn deployment_info() -> DeploymentInfo {
@@ -201,6 +243,9 @@ fn deployment_info() -> DeploymentInfo {
         state_keys: 3,
         cpu_us: 1_500,
         memory_bytes: 1 << 20,
+        http_requests: 0,
+        http_failures: 0,
+        http_wait_us: 0,
         last_error: Some(error),
     };
     DeploymentInfo { deployment: deployment(), partitions: vec![lane] }

@@ -4,8 +4,8 @@
 //! there already. So it may begin anew at any time, from the outbox's log start.
 
 use super::append::{Appending, append, room};
-use super::lane::read;
 use super::meter::Meter;
+use super::read::read;
 use super::{Deployments, Orders};
 use crate::broker::Shared;
 use crate::partition::Partition;
@@ -18,6 +18,9 @@ use weir_core::deploy::outbox::{self, Part};
 use weir_core::limits;
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+
+/// What an entry takes besides records, at least: its header and a position.
+const ENTRY_BYTES: usize = 64;
 
 /// What a distributor is made of.
 pub struct Distributor {
@@ -51,8 +54,11 @@ impl Distributor {
             match self.carry(next, end).await {
                 Ok((behind, bytes)) => {
                     pause = limits::LANE_RETRY_MIN;
+                    // Entries of a position alone take room, too: those of a consumer that
+                    // publishes nothing are all there is.
+                    let entries = usize::try_from(behind.since(next)).unwrap_or(0);
                     next = behind;
-                    untrimmed += bytes;
+                    untrimmed += bytes + entries * ENTRY_BYTES;
                     if untrimmed >= limits::OUTBOX_TRIM_BYTES {
                         untrimmed = 0;
                         self.trim(next);

@@ -1,4 +1,4 @@
-//! A lane: a transform at work on one input partition.
+//! A lane: a transform or consumer at work on one input partition.
 //!
 //! ```text
 //! read input ─▶ run the module ─▶ make one entry ─▶ append it at home ─▶ durable: next
@@ -10,12 +10,14 @@
 
 use super::append::{append, room};
 use super::entry::{AddError, Destination, Destinations, Entry, Origin};
+use super::http::Outgoing;
+use super::log::ModuleLog;
 use super::meter::Meter;
+use super::read::{first_position, read};
 use super::state::{SharedState, View, lock};
 use super::{Deployments, Orders};
 use crate::broker::Shared;
 use crate::partition::Partition;
-use crate::subscribe::read_error;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,10 +30,11 @@ use weir_core::record::{RecordBatch, Records, Retained};
 use weir_core::wire::deployments::LaneCondition;
 use weir_core::wire::{ErrorCode, Outcome, WireError};
 use weir_core::{LeaderEpoch, Offset};
-use weir_log::ReadChunk;
+use weir_wasm::abi::Place;
 use weir_wasm::bisect;
 use weir_wasm::columns::Watermark;
-use weir_wasm::{GuestLimits, Runner, Transformed, Work};
+use weir_wasm::http::HttpClient;
+use weir_wasm::{GuestLimits, Runner, Surroundings, Transformed, Work};
 
 /// What a lane is made of.
 pub struct LaneTask {
@@ -49,10 +52,14 @@ pub struct LaneTask {
     pub orders: watch::Receiver<Orders>,
     /// What it did.
     pub meter: Arc<Meter>,
+    /// What its module logs.
+    pub log: Arc<ModuleLog>,
     /// Those of its lanes that may hold a batch in memory.
     pub turns: Arc<Semaphore>,
     /// A record failed: it is tried alone.
     pub careful: bool,
+    /// The record that failed last, and how often it was tried again.
+    pub tried: Option<(Offset, u32)>,
 }
 
 /// Why work ended.
@@ -86,6 +93,8 @@ struct Job {
     told: (Offset, Instant),
     /// Most records that the module is given at once.
     most: usize,
+    /// What that is unless something is in the way.
+    most_max: usize,
     /// Entry, state and position do not belong together any more.
     broken: bool,
     /// What happened since the last commit, for the meter.
@@ -120,7 +129,10 @@ impl LaneTask {
                 pause = limits::LANE_RETRY_MIN;
             }
             match ended {
-                Ended::Orders => pause = limits::LANE_RETRY_MIN,
+                Ended::Orders => {
+                    pause = limits::LANE_RETRY_MIN;
+                    self.tried = None;
+                }
                 Ended::Trouble(at, message) => {
                     self.careful = at.is_some();
                     self.meter.failed(LaneCondition::Retrying, at, &message, self.shared.now());
@@ -129,8 +141,9 @@ impl LaneTask {
                 }
                 Ended::Stopped(at, message) => {
                     tracing::warn!(input = %self.input.topic_name, partition = %self.input.index,
-                        at = at.map(|at| at.0), message, "a transform stopped");
+                        at = at.map(|at| at.0), message, "a deployment stopped");
                     self.meter.failed(LaneCondition::Stopped, at, &message, self.shared.now());
+                    self.tried = None;
                     self.changed().await;
                 }
             }
@@ -188,10 +201,13 @@ impl LaneTask {
         let params: Vec<_> = deployment.spec.version.params.clone().into_iter().collect();
         let settings = prepared.description().settings(&params);
         let settings = settings.map_err(|error| Ended::Stopped(None, error.to_string()))?;
+        let (http, limits) = self.http(&deployment)?;
+        // What fails in the middle is done again, and requests cannot be taken back.
+        let most_max = if http.is_some() { limits::HTTP_RECORDS_PER_CALL } else { usize::MAX };
         let runs = weir_wasm::Deployment {
             module: prepared,
             settings,
-            limits: GuestLimits::DEFAULT,
+            limits,
             on_error: match deployment.spec.on_error {
                 OnError::Skip => bisect::OnError::Skip,
                 OnError::DeadLetter => bisect::OnError::DeadLetter,
@@ -199,6 +215,7 @@ impl LaneTask {
                 OnError::Retry | OnError::Stop => bisect::OnError::Stop,
             },
             topics: deployment.spec.to.len(),
+            around: Surroundings { place: self.place(&deployment), http },
         };
         let runner = shared.modules.run(runs).await?;
         let to = self.destinations(&deployment)?;
@@ -221,7 +238,8 @@ impl LaneTask {
             epoch: figures.epoch,
             position,
             told: (told, Instant::now()),
-            most: if self.careful { 1 } else { usize::MAX },
+            most: if self.careful { 1 } else { most_max },
+            most_max,
             broken: false,
             since: Since::default(),
             deployment,
@@ -232,6 +250,28 @@ impl LaneTask {
         }
         self.meter.at(job.position.next);
         Ok(job)
+    }
+
+    fn place(&self, deployment: &Deployment) -> Place {
+        Place {
+            deployment: deployment.name.clone(),
+            topics: vec![deployment.spec.from.clone()],
+            partition: self.input.index.0,
+        }
+    }
+
+    /// What the module reaches, and what it may take.
+    fn http(
+        &self,
+        deployment: &Deployment,
+    ) -> Result<(Option<Arc<dyn HttpClient>>, GuestLimits), Ended> {
+        let Some(grant) = deployment.spec.http.clone() else {
+            return Ok((None, GuestLimits::DEFAULT));
+        };
+        let timeout = Duration::from_millis(grant.timeout_ms.into());
+        let outgoing = Outgoing::new(grant, self.deployments.trust.clone());
+        let outgoing = outgoing.map_err(|error| Ended::Stopped(None, error.to_string()))?;
+        Ok((Some(Arc::new(outgoing)), GuestLimits::DEFAULT.with_http_timeout(timeout)))
     }
 
     fn destinations(&self, deployment: &Deployment) -> Result<Destinations, Ended> {
@@ -321,19 +361,23 @@ impl LaneTask {
                 true => end,
                 false => some.iter().last().map_or(end, |record| record.offset.plus(1)),
             };
-            self.records(job, &some, behind).await?;
+            let sent = self.records(job, &some, behind).await?;
+            if sent {
+                // Nothing else may be done twice on account of what follows.
+                self.commit(job).await?;
+            }
         }
         Ok(())
     }
 
     /// Runs some records and adds what comes of them to the entry. The position is then behind
-    /// them, or at the record that failed.
+    /// them, or at the record that failed. Returns whether requests left the node.
     async fn records(
         &mut self,
         job: &mut Job,
         records: &Records,
         behind: Offset,
-    ) -> Result<(), Ended> {
+    ) -> Result<bool, Ended> {
         let watermark = Watermark { at: job.position.watermark, ..Watermark::START };
         let work = Work {
             records: Some(records.clone()),
@@ -349,7 +393,8 @@ impl LaneTask {
             // no effect.
             _ = orders.changed() => return Err(Ended::Orders),
         };
-        self.meter.ran(made.report.cpu, made.report.memory_bytes);
+        self.meter.ran(&made.report);
+        self.log.take(self.input.index, &made.report, self.shared.now());
         let count = match job.entry.add(records, &made, &job.origin) {
             Err(AddError::Full) if !job.entry.is_empty() => {
                 self.commit(job).await?;
@@ -363,7 +408,7 @@ impl LaneTask {
             Err(AddError::Full) if records.len() > 1 => {
                 // The same again with half of the records; nothing of this happened.
                 job.most = records.len() / 2;
-                return Ok(());
+                return Ok(false);
             }
             Err(error) => {
                 job.broken |= matches!(error, AddError::Build(_));
@@ -379,20 +424,21 @@ impl LaneTask {
         if let Some(watermark) = made.watermark {
             job.position.watermark = watermark.at;
         }
-        job.most = usize::MAX;
+        job.most = job.most_max;
         let Some(stopped) = made.report.stopped_at() else {
             job.position.next = behind;
-            return Ok(());
+            return Ok(made.report.http.requests > 0);
         };
         let offset = at(stopped.index).unwrap_or(behind);
         let moved = stopped.index > 0;
         job.position.next = offset;
-        self.stopped(job, offset, moved, stopped.error.to_string())
+        self.stopped(job, offset, moved, stopped.error.to_string())?;
+        Ok(made.report.http.requests > 0)
     }
 
     /// What to do at a record at which everything stopped.
     fn stopped(
-        &self,
+        &mut self,
         job: &mut Job,
         offset: Offset,
         moved: bool,
@@ -405,8 +451,23 @@ impl LaneTask {
                 Some(offset),
                 format!("{message}; mend it and resume, or replace the module"),
             )),
+            OnError::Retry if self.used_up(offset, job.deployment.spec.retries) => {
+                let message = format!(
+                    "{message}; tried again {} times: mend it and resume, or replace the module",
+                    job.deployment.spec.retries
+                );
+                Err(Ended::Stopped(Some(offset), message))
+            }
             _ => Err(Ended::Trouble(Some(offset), message)),
         }
+    }
+
+    /// Counts a failure of this record. Whether it was tried again as often as it may be; 0 is for
+    /// ever.
+    fn used_up(&mut self, offset: Offset, retries: u32) -> bool {
+        let tried = self.tried.filter(|(at, _)| *at == offset).map_or(0, |(_, tried)| tried + 1);
+        self.tried = Some((offset, tried));
+        retries > 0 && tried >= retries
     }
 
     fn account(&self, job: &mut Job, records: &Records, made: &Transformed, count: usize) {
@@ -421,10 +482,6 @@ impl LaneTask {
         if let Some(last) = passed.next_back() {
             let at = records.iter().nth(last.index as usize).map(|record| record.offset);
             self.meter.note(at, &last.error.to_string(), self.shared.now());
-        }
-        for line in &made.report.log {
-            tracing::debug!(deployment = job.deployment.name, partition = %self.input.index,
-                level = ?line.level, "{}", line.message);
         }
     }
 
@@ -517,38 +574,4 @@ impl LaneTask {
             () = sleep(patience), if untold => self.commit(job).await,
         }
     }
-}
-
-/// Where a lane begins.
-#[must_use]
-pub fn first_position(deployment: &Deployment, input: &Partition) -> Position {
-    let progress = input.progress_now();
-    let next = match deployment.spec.from_latest {
-        true => progress.high_watermark,
-        false => progress.log_start,
-    };
-    Position { next, watermark: Watermark::START.at }
-}
-
-/// Reads some batches of a partition: from memory, or on a thread that may block.
-///
-/// # Errors
-/// As the log says.
-///
-/// # Cancel safety
-/// Cancel safe.
-pub async fn read(
-    shared: &Arc<Shared>,
-    partition: &Partition,
-    from: Offset,
-    below: Offset,
-) -> Result<ReadChunk, WireError> {
-    let (id, most) = (partition.id, limits::FETCH_CHUNK_BYTES);
-    if let Some(chunk) = shared.log.read_cached(id, from, most, below) {
-        return Ok(chunk);
-    }
-    let log = shared.log.clone();
-    let read = tokio::task::spawn_blocking(move || log.read(id, from, most, below)).await;
-    let read = read.map_err(|panic| WireError::new(ErrorCode::Internal, panic.to_string()))?;
-    read.map_err(|error| read_error(&error))
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use weir_core::wire::deployments::{LaneCondition, LaneError, LaneInfo};
 use weir_core::{Offset, PartitionIndex, TimestampMs};
+use weir_wasm::Report;
 
 /// The figures of one lane.
 #[derive(Debug, Default)]
@@ -75,10 +76,14 @@ impl Meter {
     }
 
     /// The module ran.
-    pub fn ran(&self, cpu: Duration, memory_bytes: usize) {
+    pub fn ran(&self, report: &Report) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut info = lock(&self.info);
-        info.cpu_us += u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX);
-        info.memory_bytes = memory_bytes as u64;
+        info.cpu_us += micros(report.cpu);
+        info.memory_bytes = report.memory_bytes as u64;
+        info.http_requests += report.http.requests;
+        info.http_failures += report.http.failures;
+        info.http_wait_us += micros(report.http.waited);
     }
 
     /// An entry is durable: the position behind it, records in and out, errors and dead letters.

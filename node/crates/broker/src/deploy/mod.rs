@@ -7,8 +7,11 @@
 mod append;
 mod distributor;
 mod entry;
+pub mod http;
 mod lane;
+mod log;
 mod meter;
+mod read;
 pub mod requests;
 pub mod state;
 mod thread;
@@ -17,7 +20,9 @@ use crate::broker::Shared;
 use crate::modules::Modules;
 use crate::partition::Partition;
 use distributor::Distributor;
+use http::{Outgoing, SystemTrust};
 use lane::LaneTask;
+use log::ModuleLog;
 use meter::Meter;
 use state::{States, lock};
 use std::collections::{BTreeMap, HashMap};
@@ -26,15 +31,16 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use weir_core::deploy::keys::Lane;
-use weir_core::deploy::{DeployError, Deployment, DeploymentSpec, Mode, Version};
+use weir_core::deploy::{DeployError, Deployment, DeploymentKind, DeploymentSpec, Mode, Version};
 use weir_core::limits;
 use weir_core::metadata::{DeployAsk, Topic};
 use weir_core::partition::view::PartitionView;
-use weir_core::wire::deployments::{DeploymentInfo, DeploymentStatus, LaneInfo};
+use weir_core::wire::deployments::{DeploymentInfo, DeploymentStatus, LaneInfo, ModuleLine};
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{PartitionId, PartitionIndex};
+use weir_transport::HttpsError;
 use weir_wasm::bisect::OnError;
-use weir_wasm::{GuestLimits, Work};
+use weir_wasm::{GuestLimits, Surroundings, Work};
 
 pub use thread::DeployThread;
 
@@ -64,6 +70,8 @@ pub struct Deployments {
     /// Distributors that do.
     distributing: Arc<Semaphore>,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Whom the system trusts, for consumers that send requests.
+    trust: SystemTrust,
     /// One change at a time: a change is a few steps.
     changing: tokio::sync::Mutex<()>,
 }
@@ -71,6 +79,7 @@ pub struct Deployments {
 #[derive(Debug)]
 struct Running {
     orders: watch::Sender<Orders>,
+    log: Arc<ModuleLog>,
     lanes: Vec<(Lane, PartitionId, Arc<Meter>)>,
     working: TaskTracker,
     distributing: TaskTracker,
@@ -89,6 +98,7 @@ impl Deployments {
             at_work: Arc::new(Semaphore::new(limits::LANES_AT_WORK_MAX)),
             distributing: Arc::new(Semaphore::new(limits::LANES_AT_WORK_MAX)),
             running: Mutex::default(),
+            trust: SystemTrust::default(),
             changing: tokio::sync::Mutex::new(()),
         }
     }
@@ -149,7 +159,7 @@ impl Deployments {
         let (working, distributing) = (TaskTracker::new(), TaskTracker::new());
         // One deployment whose module takes long does not take all turns.
         let turns = Arc::new(Semaphore::new(limits::DEPLOYMENT_AT_WORK_MAX));
-        let mut lanes = Vec::new();
+        let (mut lanes, log) = (Vec::new(), Arc::new(ModuleLog::default()));
         for index in (0..input.config.partitions).map(PartitionIndex) {
             let pair = registry.partition(input.id, index).zip(registry.partition(home.id, index));
             let Some((input, home)) = pair else { continue };
@@ -169,6 +179,7 @@ impl Deployments {
             }
             let task = LaneTask {
                 turns: turns.clone(),
+                log: log.clone(),
                 shared: shared.clone(),
                 deployments: self.clone(),
                 lane,
@@ -177,10 +188,11 @@ impl Deployments {
                 orders: orders.subscribe(),
                 meter,
                 careful: false,
+                tried: None,
             };
             working.spawn_on(task.run(), &self.thread);
         }
-        let running = Running { orders, lanes, working, distributing };
+        let running = Running { orders, log, lanes, working, distributing };
         lock(&self.running).insert(name, running);
     }
 
@@ -215,7 +227,12 @@ impl Deployments {
         spec: DeploymentSpec,
     ) -> Result<DeploymentInfo, WireError> {
         let _one = self.changing.lock().await;
-        check_version(shared, &spec.version).await?;
+        if let Some(grant) = spec.http.clone() {
+            let made = Outgoing::new(grant, self.trust.clone());
+            let invalid = |e: HttpsError| WireError::new(ErrorCode::InvalidArgument, e.to_string());
+            made.map_err(invalid)?;
+        }
+        check_version(shared, spec.kind, &spec.version).await?;
         let ask = DeployAsk::Create { name, spec };
         let created = shared.registry.deploy(shared.now(), ask).await?;
         let created = created.ok_or_else(gone)?;
@@ -234,14 +251,14 @@ impl Deployments {
             let pair = registry.partition_by_id(input).zip(registry.partition_by_id(home));
             let Some((input, home)) = pair else { continue };
             let lane = Lane { deployment: deployment.id, input: input.id };
-            let position = lane::first_position(deployment, &input);
+            let position = read::first_position(deployment, &input);
             let (epoch, changes) = (home.figures().epoch, vec![lane.set_position(position)]);
             let at = (&*home, epoch);
             placing.push(append::append(shared, &self.states, at, None, changes, None));
         }
         for one in placing {
             if let Err(error) = one.committed().await {
-                tracing::warn!(name = deployment.name, %error, "a transform begins later");
+                tracing::warn!(name = deployment.name, %error, "a deployment begins later");
             }
         }
     }
@@ -285,7 +302,7 @@ impl Deployments {
         let known = shared.registry.deployment(&name).ok_or_else(|| unknown(&name))?;
         let wanted = version.clone().or_else(|| known.previous.clone());
         if let Some(wanted) = &wanted {
-            let schema = check_version(shared, wanted).await?;
+            let schema = check_version(shared, known.spec.kind, wanted).await?;
             check_schema(shared, &known, wanted, schema).await?;
         }
         let ask = DeployAsk::Replace { name, version };
@@ -347,6 +364,20 @@ impl Deployments {
                 .collect::<Result<_, _>>()?,
         };
         Ok(chosen.into_iter().map(|deployment| self.info(shared, deployment)).collect())
+    }
+
+    /// Lines that a deployment's module logged: see [`ModuleLog::lines`].
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownDeployment`].
+    pub fn log(
+        &self,
+        name: &str,
+        from: Option<u64>,
+        count: usize,
+    ) -> Result<(Vec<ModuleLine>, u64), WireError> {
+        let log = lock(&self.running).get(name).map(|running| running.log.clone());
+        Ok(log.ok_or_else(|| unknown(name))?.lines(from, count))
     }
 
     /// How all deployments go.
@@ -435,7 +466,11 @@ fn gone() -> WireError {
 }
 
 /// Whether the module starts with these parameters. Returns the number of its state's layout.
-async fn check_version(shared: &Shared, version: &Version) -> Result<u32, WireError> {
+async fn check_version(
+    shared: &Shared,
+    kind: DeploymentKind,
+    version: &Version,
+) -> Result<u32, WireError> {
     let id = &version.module;
     let modules: &Modules = &shared.modules;
     let module = shared.registry.module(id).ok_or_else(|| {
@@ -443,8 +478,9 @@ async fn check_version(shared: &Shared, version: &Version) -> Result<u32, WireEr
         WireError::new(ErrorCode::UnknownModule, message)
     })?;
     let invalid = |message: String| WireError::new(ErrorCode::InvalidModule, message);
-    if module.kind != weir_core::module::ModuleKind::Transform {
-        return Err(invalid(format!("{id} is a {}, not a transform", module.kind.name())));
+    if module.kind != kind.module() {
+        let (module, is, wanted) = (id.clone(), module.kind.name(), kind.name());
+        return Err(invalid(DeployError::Kind { module, is, wanted }.to_string()));
     }
     let prepared = modules.prepare(&module.sha256).await?;
     let schema = prepared.description().state_schema;
@@ -458,6 +494,7 @@ async fn check_version(shared: &Shared, version: &Version) -> Result<u32, WireEr
         limits,
         on_error: OnError::Stop,
         topics: limits::DEPLOYMENT_OUTPUTS_MAX,
+        around: Surroundings::default(),
     };
     let work = Work {
         records: None,

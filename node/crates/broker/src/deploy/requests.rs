@@ -22,6 +22,11 @@ pub async fn answer(session: &Session, request: Request) -> Result<Response, Wir
             let shared = &session.shared;
             Ok(Response::Deployments { deployments: shared.deployments.list(shared, names)? })
         }
+        Request::DeploymentLog { name, from, lines } => {
+            session.authorize(Role::Consume, None)?;
+            let (lines, next) = session.shared.deployments.log(&name, from, lines as usize)?;
+            Ok(Response::DeploymentLog { lines, next })
+        }
         Request::CreateDeployment { name, spec } => {
             change(session, "created", name, |shared, name| async move {
                 shared.deployments.create(&shared, name, spec).await

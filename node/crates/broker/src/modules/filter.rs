@@ -15,7 +15,7 @@ use weir_core::wire::message::{FilterOnError, FilterSpec};
 use weir_core::wire::{ErrorCode, WireError};
 use weir_wasm::bisect::{Judged, Judgement, OnError};
 use weir_wasm::columns::bit;
-use weir_wasm::{Deployment, GuestLimits, Runner, Stopped};
+use weir_wasm::{Deployment, GuestLimits, Runner, Stopped, Surroundings};
 
 /// A filter of one subscription.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ impl Filter {
             // What is passed over is told, and dealt with here.
             on_error: OnError::Skip,
             topics: 0,
+            around: Surroundings::default(),
         };
         let name = spec.module.to_string();
         let meter = modules.meters().of(&name);

@@ -6,26 +6,30 @@
 //!
 //! # Exactly once
 //!
-//! A transform runs per input partition, in a *lane*. Its *home* is the partition whose entries
-//! carry its state and position:
+//! A transform or consumer runs per input partition, in a *lane*. Its *home* is the partition whose
+//! entries carry its state and position:
 //!
 //! | mode | home | one entry there holds |
 //! |---|---|---|
 //! | [`Mode::Direct`] | the output partition of the same index | records, state, position |
 //! | [`Mode::Outbox`] | that partition of an internal topic | [`outbox`] parts, state, position |
 //!
+//! A consumer always has an outbox, also one that publishes nothing: its position is stored there.
+//!
 //! In outbox mode a distributor then appends each part to its destination, together with a mark:
 //! the outbox's offset of the part that is next. A part below the mark is there already, and is
 //! not appended again. Nothing is ever computed twice that was committed once, so a module need
 //! not behave the same twice.
 
+pub mod http;
 pub mod keys;
 pub mod outbox;
 
 use crate::ids::TimestampMs;
 use crate::limits;
-use crate::module::ModuleError;
 use crate::module::name::{ModuleName, ModuleRef};
+use crate::module::{ModuleError, ModuleKind};
+use http::{HttpGrant, HttpGrantError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,13 +41,48 @@ pub const OUTBOX_PREFIX: &str = "__outbox.";
 #[serde(transparent)]
 pub struct DeploymentId(pub u32);
 
+/// What a deployment is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeploymentKind {
+    /// Records out of records.
+    #[default]
+    Transform,
+    /// Records are read, and something is done with them.
+    Consumer,
+}
+
+impl DeploymentKind {
+    /// As the command line writes it: `weir NAME create` makes one.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.module().name()
+    }
+
+    /// What its module must be.
+    #[must_use]
+    pub fn module(self) -> ModuleKind {
+        match self {
+            DeploymentKind::Transform => ModuleKind::Transform,
+            DeploymentKind::Consumer => ModuleKind::Consumer,
+        }
+    }
+
+    // Serde asks for a reference.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_transform(&self) -> bool {
+        *self == DeploymentKind::Transform
+    }
+}
+
 /// What happens to a record that a module cannot work on, after one retry in a fresh instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
     /// The record is left out and counted.
     Skip,
-    /// The deployment tries again, with backoff, until it works or an operator steps in.
+    /// The deployment tries again, with backoff, until it works, an operator steps in, or it was
+    /// tried as often as [`DeploymentSpec::retries`] says.
     Retry,
     /// The record is written to the dead-letter topic.
     DeadLetter,
@@ -88,11 +127,14 @@ pub struct Version {
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeploymentSpec {
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "DeploymentKind::is_transform")]
+    pub kind: DeploymentKind,
     /// What runs.
     pub version: Version,
     /// The input topic.
     pub from: String,
-    /// The output topics; the first is where records go that name none.
+    /// The output topics; the first is where records go that name none. A consumer may have none.
     pub to: Vec<String>,
     /// What happens to records that the module cannot work on.
     #[serde(default)]
@@ -103,6 +145,18 @@ pub struct DeploymentSpec {
     /// Begin with what comes, rather than with what is retained.
     #[serde(default)]
     pub from_latest: bool,
+    /// With [`OnError::Retry`]: how often a record is tried again before the deployment stops at
+    /// it. 0: for ever.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retries: u32,
+    /// A consumer's: where it may send requests to; `None`: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpGrant>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A deployment as metadata knows it.
@@ -170,34 +224,45 @@ pub enum DeployError {
     #[error(transparent)]
     Module(#[from] ModuleError),
     /// The module does other work.
-    #[error("{module} is a {is}, not a transform")]
+    #[error("{module} is a {is}, not a {wanted}")]
     Kind {
         /// Which.
         module: ModuleRef,
         /// What it is.
         is: &'static str,
+        /// What it must be.
+        wanted: &'static str,
     },
     /// There is a deployment of this name.
     #[error("deployment `{0}` exists already; replace its module, or delete it first")]
     Exists(String),
     /// There is no such deployment.
-    #[error("there is no deployment `{0}`; see: weir transform list")]
+    #[error("there is no deployment `{0}`; see: weir transform list, weir consumer list")]
     Unknown(String),
     /// A topic that is missing.
     #[error("there is no topic `{0}`; create it first: weir topic create {0}")]
     UnknownTopic(String),
     /// No output, too many, or one twice.
     #[error(
-        "a transform has 1 to {max} different output topics",
+        "a transform has 1 to {max} different output topics, a consumer at most {max}",
         max = limits::DEPLOYMENT_OUTPUTS_MAX
     )]
     Outputs,
     /// Input and output are one.
-    #[error("`{0}` is both input and output: the transform would feed itself")]
+    #[error("`{0}` is both input and output: the module would feed itself")]
     Loop(String),
     /// A dead-letter topic where there are no dead letters.
     #[error("a dead-letter topic is named, but the policy is not dead-letter")]
     NoDeadLetters,
+    /// A number of retries where nothing is tried again.
+    #[error("a number of retries is given, but the policy is not retry")]
+    NoRetries,
+    /// HTTP for something that is no consumer.
+    #[error("only consumers send requests over HTTP: what a transform makes must not depend on it")]
+    TransformHttp,
+    /// Something is wrong with what is granted.
+    #[error(transparent)]
+    Http(#[from] HttpGrantError),
     /// Too many or too large parameters.
     #[error("the parameters take more than {max} bytes", max = limits::MODULE_PARAMS_BYTES_MAX)]
     Params,
@@ -276,7 +341,8 @@ impl DeploymentSpec {
     pub fn check(&self) -> Result<(), DeployError> {
         self.version.check()?;
         let different = self.to.iter().collect::<BTreeSet<_>>().len() == self.to.len();
-        if !different || !(1..=limits::DEPLOYMENT_OUTPUTS_MAX).contains(&self.to.len()) {
+        let least = usize::from(self.kind == DeploymentKind::Transform);
+        if !different || !(least..=limits::DEPLOYMENT_OUTPUTS_MAX).contains(&self.to.len()) {
             return Err(DeployError::Outputs);
         }
         if self.to.contains(&self.from) || self.dead_letter.as_ref() == Some(&self.from) {
@@ -284,6 +350,15 @@ impl DeploymentSpec {
         }
         if self.dead_letter.is_some() && self.on_error != OnError::DeadLetter {
             return Err(DeployError::NoDeadLetters);
+        }
+        if self.retries > 0 && self.on_error != OnError::Retry {
+            return Err(DeployError::NoRetries);
+        }
+        if let Some(http) = &self.http {
+            if self.kind != DeploymentKind::Consumer {
+                return Err(DeployError::TransformHttp);
+            }
+            http.check()?;
         }
         Ok(())
     }

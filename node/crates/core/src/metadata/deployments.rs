@@ -2,12 +2,13 @@
 
 use super::{Change, Image, MetadataError, Topic};
 use crate::deploy::{
-    self, DeployError, Deployment, DeploymentId, DeploymentSpec, Mode, OnError, Version,
+    self, DeployError, Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError,
+    Version,
 };
 use crate::ids::{PartitionId, TimestampMs, TopicId};
 use crate::limits;
+use crate::module::ModuleError;
 use crate::module::name::ModuleRef;
-use crate::module::{ModuleError, ModuleKind};
 use crate::topic::TopicConfig;
 
 /// What an operator asks of deployments.
@@ -101,7 +102,7 @@ impl Image {
                 };
                 let wanted = version.clone().map_or_else(before, Ok)?;
                 wanted.check()?;
-                self.runs_as_transform(&wanted.module)?;
+                self.runs_as(deployment.spec.kind, &wanted.module)?;
                 if wanted != deployment.spec.version {
                     let was = std::mem::replace(&mut deployment.spec.version, wanted);
                     deployment.previous = Some(was);
@@ -127,7 +128,7 @@ impl Image {
         if self.deployments.contains_key(name) {
             return Err(DeployError::Exists(name.to_owned()).into());
         }
-        self.runs_as_transform(&spec.version.module)?;
+        self.runs_as(spec.kind, &spec.version.module)?;
         let input = self.user_topic(&spec.from)?;
         let lanes: usize = self.deployments().map(|d| self.lanes(d)).sum();
         if self.deployments.len() >= limits::NODE_DEPLOYMENTS_MAX
@@ -164,6 +165,9 @@ impl Image {
     /// Direct where one entry in the output can hold all that comes of a batch, and no other
     /// deployment keeps its state there.
     fn mode_of(&self, spec: &DeploymentSpec, input: &Topic, outputs: &[&Topic]) -> Mode {
+        if spec.kind == DeploymentKind::Consumer {
+            return Mode::Outbox;
+        }
         let same = matches!(outputs, [one] if one.partitions.len() == input.partitions.len());
         let taken = |d: &Deployment| d.mode == Mode::Direct && d.spec.to.first() == spec.to.first();
         match same && spec.on_error != OnError::DeadLetter && !self.deployments().any(taken) {
@@ -185,12 +189,13 @@ impl Image {
         self.deployment(name).ok_or_else(|| DeployError::Unknown(name.to_owned()))
     }
 
-    fn runs_as_transform(&self, id: &ModuleRef) -> Result<(), DeployError> {
+    fn runs_as(&self, kind: DeploymentKind, id: &ModuleRef) -> Result<(), DeployError> {
         let module = self.module(id).ok_or_else(|| ModuleError::Unknown(id.clone()))?;
-        match module.kind {
-            ModuleKind::Transform => Ok(()),
-            other => Err(DeployError::Kind { module: id.clone(), is: other.name() }),
+        if module.kind == kind.module() {
+            return Ok(());
         }
+        let (module, is) = (id.clone(), module.kind.name());
+        Err(DeployError::Kind { module, is, wanted: kind.name() })
     }
 
     pub(super) fn may_remove_module(&self, id: &ModuleRef) -> Result<(), DeployError> {
@@ -232,7 +237,7 @@ impl Image {
 mod tests {
     use super::super::Ask;
     use super::*;
-    use crate::module::Module;
+    use crate::module::{Module, ModuleKind};
     use crate::topic::TopicChange;
 
     fn version(module: &str) -> Version {
@@ -241,12 +246,15 @@ mod tests {
 
     fn spec(module: &str, to: &[&str]) -> DeploymentSpec {
         DeploymentSpec {
+            kind: DeploymentKind::Transform,
             version: version(module),
             from: "in".into(),
             to: to.iter().map(|t| (*t).to_owned()).collect(),
             on_error: OnError::Skip,
             dead_letter: None,
             from_latest: false,
+            retries: 0,
+            http: None,
         }
     }
 
@@ -270,6 +278,7 @@ mod tests {
             ("t@1.0.0", ModuleKind::Transform),
             ("t@1.1.0", ModuleKind::Transform),
             ("f@1.0.0", ModuleKind::Filter),
+            ("c@1.0.0", ModuleKind::Consumer),
         ];
         for (id, kind) in modules {
             let module = Module {
@@ -321,6 +330,39 @@ mod tests {
         assert!(image.topic("dead.dead-letter").is_some());
         let internal = Ask::Delete { name: "__outbox.fan".into() };
         assert!(matches!(run(&mut image, internal), Err(MetadataError::Topic(_))));
+    }
+
+    /// Goal: a consumer may do without outputs, has an outbox whatever they are, and neither kind
+    /// takes the other's modules or settings.
+    #[test]
+    fn consumers() {
+        let mut image = image();
+        let consumer =
+            |to: &[&str]| DeploymentSpec { kind: DeploymentKind::Consumer, ..spec("c@1.0.0", to) };
+        let create = |spec| DeployAsk::Create { name: "c".into(), spec };
+        for to in [&[][..], &["same"]] {
+            run(&mut image, create(consumer(to))).unwrap();
+            assert_eq!(image.deployment("c").unwrap().mode, Mode::Outbox);
+            assert_eq!(image.topic("__outbox.c").unwrap().partitions.len(), 3);
+            let to_filter =
+                DeployAsk::Replace { name: "c".into(), version: Some(version("t@1.0.0")) };
+            let refused = deploy_error(run(&mut image, to_filter));
+            assert_eq!(refused.to_string(), "t@1.0.0 is a transform, not a consumer");
+            run(&mut image, DeployAsk::Delete { name: "c".into() }).unwrap();
+        }
+        let http = Some(crate::deploy::http::HttpGrant::of("example.com").unwrap());
+        let retries = DeploymentSpec { retries: 3, ..consumer(&[]) };
+        assert!(matches!(retries.check(), Err(DeployError::NoRetries)));
+        let granted = DeploymentSpec { http: http.clone(), ..consumer(&[]) };
+        assert_eq!(granted.check(), Ok(()));
+        for (refused, error) in [
+            (spec("c@1.0.0", &["same"]), "c@1.0.0 is a consumer, not a transform"),
+            (DeploymentSpec { http, ..spec("t@1.0.0", &["same"]) }, "only consumers"),
+            (spec("t@1.0.0", &[]), "1 to 16"),
+        ] {
+            let refused = deploy_error(run(&mut image, create(refused))).to_string();
+            assert!(refused.contains(error), "{refused}");
+        }
     }
 
     /// Goal: replacing and rolling back change places; what cannot run is refused.

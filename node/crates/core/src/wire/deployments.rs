@@ -56,6 +56,15 @@ pub struct LaneInfo {
     pub cpu_us: u64,
     /// Memory of the module's instance, in bytes.
     pub memory_bytes: u64,
+    /// Requests that the module sent over HTTP, refused ones included.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub http_requests: u64,
+    /// Those of them without a response.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub http_failures: u64,
+    /// How long the module waited for responses, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub http_wait_us: u64,
     /// What went wrong last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LaneError>,
@@ -77,6 +86,9 @@ impl Default for LaneInfo {
             state_keys: 0,
             cpu_us: 0,
             memory_bytes: 0,
+            http_requests: 0,
+            http_failures: 0,
+            http_wait_us: 0,
             last_error: None,
         }
     }
@@ -109,6 +121,48 @@ impl LaneCondition {
             LaneCondition::Paused => "paused",
             LaneCondition::Retrying => "retrying",
             LaneCondition::Stopped => "stopped",
+        }
+    }
+}
+
+/// A line that a module logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleLine {
+    /// Rises by one from line to line of a deployment, from 0 at the node's start.
+    pub number: u64,
+    /// When it was logged.
+    pub at: TimestampMs,
+    /// The input partition.
+    pub partition: PartitionIndex,
+    /// How bad it is.
+    pub level: ModuleLevel,
+    /// What.
+    pub message: String,
+}
+
+/// How bad a module says that something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleLevel {
+    /// A person must look.
+    Error,
+    /// Odd, but it goes on.
+    Warn,
+    /// A change of state.
+    Info,
+    /// For whoever works on the module.
+    Debug,
+}
+
+impl ModuleLevel {
+    /// As the command line and the wire write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ModuleLevel::Error => "error",
+            ModuleLevel::Warn => "warn",
+            ModuleLevel::Info => "info",
+            ModuleLevel::Debug => "debug",
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! [`ErrorCode::Unsupported`]: super::ErrorCode::Unsupported
 
-use super::deployments::{DeploymentInfo, DeploymentStatus};
+use super::deployments::{DeploymentInfo, DeploymentStatus, ModuleLine};
 use crate::deploy::{DeploymentSpec, Version};
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
 use crate::module::Module;
@@ -263,6 +263,16 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Lines that a deployment's module logged since the node's start, as far as they are kept.
+    DeploymentLog {
+        /// Its name.
+        name: String,
+        /// Lines from this number on; `None`: the last ones.
+        #[serde(default)]
+        from: Option<u64>,
+        /// How many, at most.
+        lines: u32,
+    },
     /// The node and its partitions.
     Status {},
     /// The operator confirms that the wall clock is right: age retention may go on.
@@ -330,6 +340,13 @@ pub enum Response {
     Deployments {
         /// By name.
         deployments: Vec<DeploymentInfo>,
+    },
+    /// To `DeploymentLog`.
+    DeploymentLog {
+        /// In order of their numbers.
+        lines: Vec<ModuleLine>,
+        /// The number of the line that comes next.
+        next: u64,
     },
     /// To `Status`.
     Status(Box<NodeStatus>),

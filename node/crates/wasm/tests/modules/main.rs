@@ -4,6 +4,7 @@ mod cache;
 mod columns;
 mod examples;
 mod hostile;
+mod http;
 mod support;
 mod uploads;
 mod wat;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch, Records};
 use weir_core::{ProducerId, TimestampMs};
 use weir_wasm::bisect::OnError;
-use weir_wasm::{Compiler, Deployment, Engine, GuestLimits, Module, Upload, Worker};
+use weir_wasm::{Compiler, Deployment, Engine, GuestLimits, Module, Surroundings, Upload, Worker};
 
 pub use crate::wat::{Wat, componentize, root};
 
@@ -34,7 +34,15 @@ pub const LIMITS: GuestLimits = GuestLimits {
 };
 
 pub fn deployment(module: &Module, on_error: OnError) -> Deployment {
-    Deployment { module: module.clone(), settings: vec![], limits: LIMITS, on_error, topics: 1 }
+    let (module, settings) = (module.clone(), vec![]);
+    Deployment {
+        module,
+        settings,
+        limits: LIMITS,
+        on_error,
+        topics: 1,
+        around: Surroundings::default(),
+    }
 }
 
 pub async fn worker(wat: &Wat<'_>, on_error: OnError) -> Worker {
@@ -83,5 +91,5 @@ pub async fn example_deployment(
         params.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     let settings = module.description().settings(&params).expect("settings fit");
     let limits = GuestLimits::DEFAULT;
-    Deployment { module, settings, limits, on_error, topics: 2 }
+    Deployment { module, settings, limits, on_error, topics: 2, around: Surroundings::default() }
 }

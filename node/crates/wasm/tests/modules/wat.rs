@@ -105,6 +105,7 @@ impl Wat<'_> {
     pub fn upload(&self) -> Result<Upload, UploadError> {
         let world = match self.export {
             "weir:module/transforming@1.0.0#transform" => "transform",
+            "weir:module/consuming@1.0.0#consume" => "consumer",
             "weir:module/checking@1.0.0#check" => "produce-check",
             _ => "filter",
         };
