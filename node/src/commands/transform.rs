@@ -170,7 +170,10 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
 }
 
 /// Parameters with what their files hold.
-fn params(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn params(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
     let read = |(name, value): (String, String)| match value.strip_prefix('@') {
         None => Ok((name, value)),
         Some(path) => match std::fs::read_to_string(path) {
