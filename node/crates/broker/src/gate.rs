@@ -149,11 +149,8 @@ impl Gate {
     /// The gate of a partition of a topic with these settings.
     #[must_use]
     pub fn new(config: &TopicConfig) -> Gate {
-        let gate = Gate {
-            closed: AtomicBool::new(false),
-            queue: Mutex::default(),
-            news: Notify::new(),
-        };
+        let gate =
+            Gate { closed: AtomicBool::new(false), queue: Mutex::default(), news: Notify::new() };
         gate.set(config);
         gate
     }

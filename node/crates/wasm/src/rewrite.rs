@@ -104,7 +104,12 @@ mod tests {
             let made = RecordBatch::decode(made.into_bytes()).unwrap();
             let stamp = |batch: &RecordBatch| {
                 let header = *batch.header();
-                (header.producer_id, header.producer_epoch, header.base_sequence, header.record_count)
+                (
+                    header.producer_id,
+                    header.producer_epoch,
+                    header.base_sequence,
+                    header.record_count,
+                )
             };
             assert_eq!(stamp(&made), stamp(&batch));
             let made = made.records().unwrap();

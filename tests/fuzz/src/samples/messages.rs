@@ -16,9 +16,9 @@ use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
 use weir_core::wire::message::{
-    CheckStatus, FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply, NodeStatus,
-    PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt, Subscribe,
-    Subscribed, TopicInfo,
+    CheckStatus, FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply,
+    NodeStatus, PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt,
+    Subscribe, Subscribed, TopicInfo,
 };
 use weir_core::wire::{ErrorCode, FrameKind, Outcome, WireError};
 
