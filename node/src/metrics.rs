@@ -6,7 +6,9 @@
 use crate::http::NodeHealth;
 use std::fmt::{Display, Write};
 use weir_core::wire::deployments::{DeploymentStatus, LaneCondition, LaneInfo};
-use weir_core::wire::message::{FilterStatus, NodeStatus, PartitionStatus, ShardStatus};
+use weir_core::wire::message::{
+    CheckStatus, FilterStatus, NodeStatus, PartitionStatus, ShardStatus,
+};
 
 /// The media type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,6 +31,7 @@ pub fn render(health: &NodeHealth, status: Option<&NodeStatus>) -> String {
         shards(&mut text, &status.shards);
         partitions(&mut text, &status.partitions);
         filters(&mut text, &status.filters);
+        checks(&mut text, &status.checks);
         deployments(&mut text, &status.deployments);
     }
     text.0
@@ -74,6 +77,32 @@ fn filters(text: &mut Text, filters: &[FilterStatus]) {
         f.failed as f64
     });
     each("weir_filter_cpu_seconds_total", "CPU time of filters.", |f| f.cpu_us as f64 / 1e6);
+}
+
+fn checks(text: &mut Text, checks: &[CheckStatus]) {
+    let mut each = |name, help, value: fn(&CheckStatus) -> f64| {
+        let mut family = text.family("counter", name, help);
+        for check in checks {
+            family.sample(&[("topic", &check.topic), ("module", &check.module)], value(check));
+        }
+    };
+    each("weir_check_batches_total", "Produced batches that checks were given.", |c| {
+        c.batches as f64
+    });
+    each("weir_check_refused_batches_total", "Batches refused for rejected records.", |c| {
+        c.refused as f64
+    });
+    each("weir_check_failed_batches_total", "Batches refused because the check failed.", |c| {
+        c.failed as f64
+    });
+    each("weir_check_records_total", "Records that checks judged.", |c| c.records as f64);
+    each("weir_check_rejected_records_total", "Records that checks rejected.", |c| {
+        c.rejected as f64
+    });
+    each("weir_check_rewritten_records_total", "Records of rewritten batches.", |c| {
+        c.rewritten as f64
+    });
+    each("weir_check_cpu_seconds_total", "CPU time of checks.", |c| c.cpu_us as f64 / 1e6);
 }
 
 fn shards(text: &mut Text, shards: &[ShardStatus]) {

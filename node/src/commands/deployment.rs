@@ -176,7 +176,7 @@ pub async fn run(kind: DeploymentKind, action: Action, globals: &Globals) -> Com
 }
 
 /// Parameters with what their files hold.
-fn params(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn params(given: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
     let read = |(name, value): (String, String)| match value.strip_prefix('@') {
         None => Ok((name, value)),
         Some(path) => match std::fs::read_to_string(path) {

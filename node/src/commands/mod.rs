@@ -12,6 +12,7 @@ pub mod figures;
 pub mod group;
 pub mod module;
 pub mod node;
+pub mod on_produce;
 pub mod produce;
 pub mod repair;
 pub mod sdk;

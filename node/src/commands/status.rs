@@ -124,7 +124,28 @@ fn render(status: &NodeStatus) -> String {
         text += "\n";
         text += &filters(status).render();
     }
+    if !status.checks.is_empty() {
+        text += "\n";
+        text += &checks(status).render();
+    }
     text
+}
+
+fn checks(status: &NodeStatus) -> Table {
+    let columns = ["CHECK", "TOPIC", ">RECORDS", ">REJECTED", ">REWRITTEN", ">FAILED", ">CPU"];
+    let mut table = Table::new(&columns);
+    for check in &status.checks {
+        table.row([
+            check.module.clone(),
+            check.topic.clone(),
+            thousands(check.records),
+            thousands(check.rejected),
+            thousands(check.rewritten),
+            thousands(check.failed),
+            format!("{:.2} s", check.cpu_us as f64 / 1e6),
+        ]);
+    }
+    table
 }
 
 fn filters(status: &NodeStatus) -> Table {

@@ -2,6 +2,7 @@
 
 use super::consume::from::From as Place;
 use super::figures::thousands;
+use super::on_produce::{self, OnProduceArgs};
 use super::sdk;
 use crate::cli::Globals;
 use crate::exit::{CommandResult, Effect, Exit, Failure};
@@ -25,7 +26,9 @@ pub enum Command {
 Examples:
   weir topic create readings
   weir topic create gps --partitions 4 --retention 30d --compression zstd
-  weir topic create can --retention-bytes 2GiB --commit-linger 50ms")]
+  weir topic create can --retention-bytes 2GiB --commit-linger 50ms
+  weir topic create temps --on-produce range-guard@1.0.0 --on-produce-param field=temp \\
+      --on-produce-param max=85")]
     Create {
         /// Its name: letters, digits, `.`, `_` and `-`
         name: String,
@@ -50,9 +53,12 @@ Examples:
 Examples:
   weir topic alter readings --retention 90d
   weir topic alter readings --partitions 8 --retention-bytes unlimited
+  weir topic alter temps --on-produce range-guard@1.1.0
+  weir topic alter temps --no-on-produce
 
 Partitions can be added, not taken away; records of a key may then land in another partition than
-before.")]
+before. Another version of the module that checks the topic keeps its parameters, unless one is
+given; then all of them must be.")]
     Alter {
         /// Which one
         #[arg(value_name = "TOPIC")]
@@ -124,6 +130,8 @@ pub struct TopicSettings {
     /// Largest batch taken, 1KiB to 4MiB [default: 4MiB]
     #[arg(long, value_name = "SIZE")]
     batch_bytes_max: Option<Size>,
+    #[command(flatten)]
+    on_produce: OnProduceArgs,
 }
 
 /// A limit that may be none.
@@ -166,6 +174,7 @@ impl TopicSettings {
             batch_bytes_max: batch
                 .transpose()
                 .map_err(|_| Failure::usage("--batch-bytes-max is too large"))?,
+            on_produce: self.on_produce.change()?,
         })
     }
 
@@ -302,6 +311,7 @@ fn description(Described { topic, partitions }: &Described) -> String {
         ("durability", durability(config.durability).to_owned()),
         ("commit linger", Span::from_ms(u64::from(config.commit_linger_ms)).to_string()),
         ("batch bytes max", Size(u64::from(config.batch_bytes_max)).to_string()),
+        ("on produce", on_produce::shown(config.on_produce.as_ref())),
     ] {
         text += &format!("  {name:<20} {value}\n");
     }
@@ -328,13 +338,14 @@ fn description(Described { topic, partitions }: &Described) -> String {
     text + &table.render()
 }
 
-async fn alter(globals: &Globals, name: &str, change: TopicChange) -> CommandResult {
+async fn alter(globals: &Globals, name: &str, mut change: TopicChange) -> CommandResult {
     if change == TopicChange::default() {
         return Err(Failure::usage("nothing to change").next("see `weir topic alter --help`"));
     }
     let client = connect::client(globals).await?;
     // Its error names topics that may have been meant.
-    sdk::topic(&client, name, None).await?;
+    let known = sdk::topic(&client, name, None).await?;
+    on_produce::keep_params(&mut change.on_produce, &known.config);
     let altered = client.admin().alter_topic(name, change).await;
     let doing = format!("altering topic {name}");
     let topic = altered.map_err(|error| sdk::request_failure(&doing, &error))?;
@@ -452,12 +463,14 @@ async fn trim(
 
 fn summary(config: &TopicConfig) -> String {
     let plural = if config.partitions == 1 { "" } else { "s" };
+    let checked = config.on_produce.as_ref().map(|version| &version.module);
     format!(
-        "{} partition{plural}, retention {}, {} bytes, {}",
+        "{} partition{plural}, retention {}, {} bytes, {}{}",
         config.partitions,
         retention(config),
         retention_bytes(config),
-        durability(config.durability)
+        durability(config.durability),
+        checked.map_or(String::new(), |module| format!(", checked by {module}"))
     )
 }
 
@@ -516,6 +529,7 @@ mod tests {
                 durability: Durability::Relaxed,
                 commit_linger_ms: 50,
                 batch_bytes_max: 1 << 20,
+                on_produce: None,
             }
         );
     }

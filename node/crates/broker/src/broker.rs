@@ -4,6 +4,7 @@ use crate::ack::Courier;
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
+use crate::gate::Turns;
 use crate::groups::Groups;
 use crate::modules::Modules;
 use crate::modules::files::FilesError;
@@ -78,6 +79,8 @@ pub struct Shared {
     pub produce_budget: Arc<Semaphore>,
     /// Checks what producers send.
     pub validator: Validator,
+    /// Which batches are with modules that check topics.
+    pub turns: Turns,
     /// Bytes of batches read for subscribers and not yet offered to QUIC.
     pub fetch_budget: Arc<Semaphore>,
     /// Bytes of batches that wait for subscribers that do not read.
@@ -226,6 +229,7 @@ impl Broker {
             deployments: deployments.clone(),
             produce_budget: Arc::new(Semaphore::new(config.produce_budget_bytes)),
             validator: Validator::default(),
+            turns: Turns::new(config.produce_budget_bytes),
             // Less than one batch would never be enough.
             fetch_budget: Arc::new(Semaphore::new(
                 config.fetch_budget_bytes.max(limits::BATCH_BYTES_MAX),

@@ -10,6 +10,7 @@ mod broker;
 mod config;
 mod deploy;
 pub mod driver;
+mod gate;
 mod groups;
 pub mod meter;
 mod modules;

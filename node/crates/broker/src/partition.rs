@@ -4,6 +4,7 @@
 //! await: appends come from the network thread, durable ends from the log's writer thread.
 
 use crate::ack::Parked;
+use crate::gate::Gate;
 use crate::meter::Meter;
 use bytes::Bytes;
 use std::any::Any;
@@ -35,6 +36,8 @@ pub struct Partition {
     pub index: PartitionIndex,
     /// What came in and went out.
     pub meter: Meter,
+    /// Where produced batches wait for the topic's check.
+    pub gate: Gate,
     inner: Mutex<Inner>,
     progress: watch::Sender<Progress>,
 }
@@ -97,7 +100,9 @@ pub struct Payload {
 }
 
 impl Payload {
-    fn batch_bytes(&self) -> usize {
+    /// Size of its batch, in bytes.
+    #[must_use]
+    pub fn batch_bytes(&self) -> usize {
         self.batch.as_ref().map_or(0, |batch| batch.bytes().len())
     }
 }
@@ -146,6 +151,7 @@ impl Partition {
             topic_name,
             index,
             meter: Meter::default(),
+            gate: Gate::new(config),
             inner: Mutex::new(inner),
             progress: watch::Sender::new(progress),
         }
@@ -185,6 +191,18 @@ impl Partition {
     /// Takes over changed settings of the topic.
     pub fn set_config(&self, config: &TopicConfig) {
         self.inner().settings = Settings::from(config);
+        self.gate.set(config);
+    }
+
+    /// Whether [`Partition::append`] would write this now, and not refuse it or answer that it is
+    /// there already.
+    #[must_use]
+    pub fn would_write(&self, payload: &Payload) -> bool {
+        let inner = self.inner();
+        // The time has no part in it.
+        let now = TimestampMs::default();
+        let decided = || inner.leader.decide_append(now, payload.producer.as_ref());
+        inner.check(payload).is_ok() && matches!(decided(), Ok(Append::Write { .. }))
     }
 
     /// Appends an entry. `reply` gets a place, base offset and append time included, and is called
@@ -278,6 +296,7 @@ impl Partition {
             reply.failed(ErrorCode::TopicDeleted, "the topic was deleted");
         }
         self.progress.send_modify(|progress| progress.deleted = true);
+        self.gate.set(&TopicConfig::default());
     }
 }
 

@@ -6,6 +6,8 @@
 //! flow control holds the producer back.
 
 use crate::ack::{AckQueue, Parked, refusal};
+use crate::broker::Shared;
+use crate::gate::{self, Waiting};
 use crate::pace::StreamPace;
 use crate::partition::{Partition, Payload};
 use crate::session::{Session, protocol, refuse};
@@ -72,6 +74,31 @@ async fn write_some_acks(queue: &AckQueue, writer: &mut FrameWriter) -> Result<(
     let mut body = BytesMut::with_capacity(acks.len() * ProduceAck::BYTES);
     acks.iter().for_each(|ack| ack.encode(&mut body));
     writer.write(FrameKind::ProduceAck as u8, 0, &[body.freeze()]).await
+}
+
+/// Appends a produced batch. Its stream gets the answer once it is committed, or at once if it is
+/// refused.
+pub fn append(
+    shared: &Shared,
+    partition: &Partition,
+    payload: Payload,
+    queue: Arc<AckQueue>,
+    correlation: u64,
+) {
+    partition.append(&shared.log, shared.now(), payload, |place| {
+        let appended = Appended {
+            base_offset: place.base_offset,
+            append_time: place.append_time,
+            reached: place.reached,
+            duplicate: place.duplicate,
+        };
+        Parked::Produce { queue, correlation, appended }
+    });
+}
+
+/// Tells a stream that a batch of its was refused.
+pub fn answer(queue: &Arc<AckQueue>, correlation: u64, error: WireError) {
+    queue.push(ProduceAck { correlation, result: Err(refusal(error)) });
 }
 
 struct ProduceStream {
@@ -143,16 +170,13 @@ impl ProduceStream {
     ) {
         match checked {
             Ok((partition, batch)) => self.append_to(&partition, header, batch, permit),
-            Err(error) => {
-                let result = Err(refusal(error));
-                self.queue.push(ProduceAck { correlation: header.correlation, result });
-            }
+            Err(error) => answer(&self.queue, header.correlation, error),
         }
     }
 
     fn append_to(
         &mut self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         header: ProduceHeader,
         batch: RecordBatch,
         permit: Option<OwnedSemaphorePermit>,
@@ -172,16 +196,14 @@ impl ProduceStream {
         let batch = Some(batch);
         let (state, fence) = (Bytes::new(), None);
         let payload = Payload { count, producer, batch, state, linger, fence, hold };
-        let queue = self.queue.clone();
-        partition.append(&shared.log, shared.now(), payload, |place| {
-            let appended = Appended {
-                base_offset: place.base_offset,
-                append_time: place.append_time,
-                reached: place.reached,
-                duplicate: place.duplicate,
-            };
-            Parked::Produce { queue, correlation: header.correlation, appended }
-        });
+        let (acks, correlation) = (self.queue.clone(), header.correlation);
+        if !partition.gate.is_closed() {
+            return append(shared, partition, payload, acks, correlation);
+        }
+        let waiting = Waiting::new(payload, acks, correlation);
+        if let Err(Waiting { payload, acks, .. }) = gate::enter(shared, partition, waiting) {
+            append(shared, partition, payload, acks, correlation);
+        }
     }
 
     fn partition(

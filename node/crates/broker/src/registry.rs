@@ -5,7 +5,7 @@ use crate::store::{Store, StoreError};
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use weir_core::deploy::{DeployError, Deployment};
-use weir_core::metadata::{Ask, Change, DeployAsk, Image, MetadataError, Topic};
+use weir_core::metadata::{Ask, Change, CheckError, DeployAsk, Image, MetadataError, Topic};
 use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleError};
 use weir_core::partition::view::PartitionView;
@@ -330,6 +330,11 @@ fn metadata_error(error: MetadataError) -> WireError {
             ModuleError::Unknown(_) => ErrorCode::UnknownModule,
             ModuleError::Limit => ErrorCode::LimitReached,
             _ => ErrorCode::InvalidModule,
+        },
+        MetadataError::Check(error) => match error {
+            CheckError::Module(ModuleError::Unknown(_)) => ErrorCode::UnknownModule,
+            CheckError::Module(_) | CheckError::Kind { .. } => ErrorCode::InvalidModule,
+            CheckError::ModuleInUse { .. } => ErrorCode::InUse,
         },
         MetadataError::Deploy(error) => match error {
             DeployError::Unknown(_) => ErrorCode::UnknownDeployment,

@@ -2,7 +2,7 @@
 
 use crate::deploy;
 use crate::modules::files::{FilesError, ModuleFiles};
-use crate::modules::files_error;
+use crate::modules::{check, files_error};
 use crate::registry::store_error;
 use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
@@ -179,6 +179,15 @@ fn unknown_topic(name: &str) -> WireError {
 
 async fn change(session: &Session, ask: Ask) -> Result<Response, WireError> {
     session.authorize(Role::Admin, None)?;
+    let on_produce = match &ask {
+        Ask::Create { config, .. } => config.on_produce.as_ref(),
+        Ask::Alter { change, .. } => change.on_produce.as_ref().and_then(Option::as_ref),
+        _ => None,
+    };
+    if let Some(version) = on_produce {
+        let shared = &session.shared;
+        check::try_version(&shared.modules, &shared.registry, version).await?;
+    }
     let topic = run_change(session, ask).await?;
     tracing::info!(topic = topic.name, peer = %session.connection.peer(), "topic changed");
     Ok(Response::Topics { topics: vec![info(topic)] })
@@ -198,6 +207,7 @@ async fn delete_topic(session: &Session, name: String) -> Result<Response, WireE
     session.authorize(Role::Admin, None)?;
     let topic = run_change(session, Ask::Delete { name }).await?;
     tracing::info!(topic = topic.name, peer = %session.connection.peer(), "topic deleted");
+    session.shared.modules.meters().forget_topic(&topic.name);
     session.shared.groups.forget_topic(session.shared.now(), topic.id).await;
     Ok(Response::Done {})
 }

@@ -1,15 +1,17 @@
 //! What the node says of itself.
 
 use crate::broker::Shared;
-use crate::modules::meter::FilterMeter;
+use crate::modules::meter::{CheckMeter, FilterMeter};
 use crate::session::Session;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
 use weir_core::wire::WireError;
-use weir_core::wire::message::{FilterStatus, NodeStatus, PartitionStatus, ShardStatus};
+use weir_core::wire::message::{
+    CheckStatus, FilterStatus, NodeStatus, PartitionStatus, ShardStatus,
+};
 use weir_log::{ShardState, ShardStats};
 
 /// Whether a node can do its work.
@@ -51,6 +53,7 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         partitions: partitions(shared),
         filters: filters(shared),
         deployments: shared.deployments.status(shared),
+        checks: checks(shared),
     }
 }
 
@@ -65,6 +68,22 @@ fn filters(shared: &Shared) -> Vec<FilterStatus> {
     shared.modules.meters().all().into_iter().map(of).collect()
 }
 
+fn checks(shared: &Shared) -> Vec<CheckStatus> {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let of = |((topic, module), meter): ((String, String), Arc<CheckMeter>)| CheckStatus {
+        topic,
+        module,
+        records: count(&meter.records),
+        rejected: count(&meter.rejected),
+        rewritten: count(&meter.rewritten),
+        batches: count(&meter.batches),
+        refused: count(&meter.refused),
+        failed: count(&meter.failed),
+        cpu_us: count(&meter.cpu_ns) / 1_000,
+    };
+    shared.modules.meters().checks().into_iter().map(of).collect()
+}
+
 /// The part of a status that a client may see: the node's own figures are for whoever may do
 /// anything at all, each partition for whoever may use its topic.
 ///
@@ -76,9 +95,9 @@ pub fn visible_to(session: &Session, mut status: NodeStatus) -> Result<NodeStatu
     if !may(Role::Produce, None) && !may(Role::Consume, None) {
         session.authorize(Role::Consume, None)?;
     }
-    status
-        .partitions
-        .retain(|p| may(Role::Consume, Some(&p.topic)) || may(Role::Produce, Some(&p.topic)));
+    let may_use = |topic: &str| may(Role::Consume, Some(topic)) || may(Role::Produce, Some(topic));
+    status.partitions.retain(|p| may_use(&p.topic));
+    status.checks.retain(|check| may_use(&check.topic));
     Ok(status)
 }
 

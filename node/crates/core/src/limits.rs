@@ -107,6 +107,20 @@ pub const UPLOADS_MAX: usize = 8;
 pub const MODULE_PARAMS_BYTES_MAX: usize = 64 * KIB;
 /// Longest key of a module's state or of a timer, in bytes. The node puts its own prefix before it.
 pub const MODULE_KEY_BYTES_MAX: usize = STATE_KEY_BYTES_MAX - 64;
+/// Most batches that wait in one partition for the module that checks them.
+pub const CHECK_QUEUE_MAX: usize = 256;
+/// Most bytes of batches that do; one batch always fits.
+pub const CHECK_QUEUE_BYTES_MAX: usize = 8 * MIB;
+/// Most batches that are with modules which check what is produced, each with what becomes of it.
+pub const CHECKS_AT_WORK_MAX: usize = 8;
+/// Most of them of one topic.
+pub const TOPIC_CHECKS_AT_WORK_MAX: usize = 2;
+/// A module that checks a partition is let go when it had nothing to do for this long.
+pub const CHECK_IDLE: Duration = Duration::from_secs(30);
+/// Most reasons that a producer is told of, of records that a check rejected.
+pub const CHECK_REASONS_MAX: usize = 5;
+/// Longest such reason, in bytes.
+pub const CHECK_REASON_BYTES_MAX: usize = 256;
 
 // ---- deployments ----
 
@@ -195,6 +209,7 @@ const _: () = {
     assert!(BATCH_BYTES_MAX <= FETCH_BUDGET_BYTES);
     assert!(FETCH_CHUNK_BYTES <= BATCH_BYTES_MAX);
     assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
+    assert!(BATCH_BYTES_MAX <= CHECK_QUEUE_BYTES_MAX);
     // One stream cannot use up its connection: four unread ones leave nothing, so clients put
     // subscriptions on a connection of their own (see `docs/wire.md`, flow control).
     assert!(STREAM_WINDOW_BYTES * 4 <= NODE_CONNECTION_WINDOW_BYTES);

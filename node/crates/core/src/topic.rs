@@ -1,5 +1,6 @@
 //! Topics: their names and their settings.
 
+use crate::deploy::Version;
 use crate::limits;
 use crate::record::Compression;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub struct TopicConfig {
     pub commit_linger_ms: u32,
     /// Largest batch taken, bytes; at most [`limits::BATCH_BYTES_MAX`].
     pub batch_bytes_max: u32,
+    /// A module that checks or rewrites what producers send before it is appended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_produce: Option<Version>,
 }
 
 /// Retention unless a topic says otherwise: seven days.
@@ -57,6 +61,7 @@ impl Default for TopicConfig {
             durability: Durability::Durable,
             commit_linger_ms: 0,
             batch_bytes_max: limits::BATCH_BYTES_MAX as u32,
+            on_produce: None,
         }
     }
 }
@@ -78,6 +83,9 @@ impl TopicConfig {
         }
         if self.retention_bytes.is_some_and(|most| most < self.retention_min_bytes) {
             return Err(TopicError::RetentionBytes);
+        }
+        if self.on_produce.as_ref().is_some_and(|version| version.check().is_err()) {
+            return Err(TopicError::CheckParams);
         }
         Ok(())
     }
@@ -105,23 +113,26 @@ pub struct TopicChange {
     pub commit_linger_ms: Option<u32>,
     /// See [`TopicConfig::batch_bytes_max`].
     pub batch_bytes_max: Option<u32>,
+    /// `Some(None)`: nothing is checked any more.
+    #[serde(with = "double_option", skip_serializing_if = "Option::is_none")]
+    pub on_produce: Option<Option<Version>>,
 }
 
 /// Keeps "absent" and "set to nothing" apart on the wire: the latter is an explicit null.
 mod double_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub fn serialize<S: Serializer>(
-        value: &Option<Option<u64>>,
+    pub fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<Option<T>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        value.flatten().serialize(serializer)
+        value.as_ref().and_then(Option::as_ref).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Option<Option<u64>>, D::Error> {
-        Option::<u64>::deserialize(deserializer).map(Some)
+    ) -> Result<Option<Option<T>>, D::Error> {
+        Option::<T>::deserialize(deserializer).map(Some)
     }
 }
 
@@ -144,6 +155,7 @@ impl TopicChange {
             durability: self.durability.unwrap_or(config.durability),
             commit_linger_ms: self.commit_linger_ms.unwrap_or(config.commit_linger_ms),
             batch_bytes_max: self.batch_bytes_max.unwrap_or(config.batch_bytes_max),
+            on_produce: self.on_produce.clone().unwrap_or_else(|| config.on_produce.clone()),
         };
         changed.check()?;
         Ok(changed)
@@ -195,6 +207,12 @@ pub enum TopicError {
     /// Retention keeps less than it must keep.
     #[error("retention by size is below the size that retention by age must keep")]
     RetentionBytes,
+    /// Too large parameters of the module that checks it.
+    #[error(
+        "the parameters of --on-produce take more than {max} bytes",
+        max = limits::MODULE_PARAMS_BYTES_MAX
+    )]
+    CheckParams,
 }
 
 #[cfg(test)]
@@ -228,5 +246,32 @@ mod tests {
         assert_eq!(nothing.apply(&changed), Ok(changed));
         let fewer = TopicChange { partitions: Some(3), ..TopicChange::default() };
         assert!(matches!(fewer.apply(&config), Err(TopicError::FewerPartitions { .. })));
+    }
+
+    /// Goal: a check is set, kept and taken away by changes, and a topic without one is encoded as
+    /// it was before there were any.
+    #[test]
+    fn checks() {
+        let wire = |change: &TopicChange| {
+            let mut wire = Vec::new();
+            ciborium::into_writer(change, &mut wire).unwrap();
+            ciborium::from_reader::<TopicChange, _>(&wire[..]).unwrap()
+        };
+        let module = "guard@1.0.0".parse().unwrap();
+        let version = Version { module, params: [("max".into(), "9".into())].into() };
+        let set = TopicChange { on_produce: Some(Some(version.clone())), ..TopicChange::default() };
+        let config = wire(&set).apply(&TopicConfig::default()).unwrap();
+        assert_eq!(config.on_produce, Some(version));
+        assert_eq!(wire(&TopicChange::default()).apply(&config), Ok(config.clone()));
+        let gone = TopicChange { on_produce: Some(None), ..TopicChange::default() };
+        let plain = wire(&gone).apply(&config).unwrap();
+        assert_eq!(plain, TopicConfig::default());
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&plain, &mut bytes).unwrap();
+        assert!(!bytes.windows(10).any(|window| window == b"on_produce"));
+        let params = [("x".into(), "y".repeat(limits::MODULE_PARAMS_BYTES_MAX))].into();
+        let large = config.on_produce.map(|version| Version { params, ..version });
+        let large = TopicConfig { on_produce: large, ..TopicConfig::default() };
+        assert_eq!(large.check(), Err(TopicError::CheckParams));
     }
 }

@@ -1,7 +1,6 @@
 //! Threads for guests. None of them is the network's: a guest that computes holds up its own thread
 //! for at most a tick, and then the next guest on that thread goes on.
 
-use crate::error::GuestError;
 use crate::worker::{Checked, Deployment, Filtered, Transformed, Work, Worker};
 use std::future::Future;
 use std::io;
@@ -23,17 +22,6 @@ type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("modules are not run any more: the node is shutting down")]
 pub struct Stopped;
-
-/// Why a batch was not checked.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CheckError {
-    /// The module failed.
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-    /// The node is shutting down.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-}
 
 /// Some threads that run guests, in turn.
 pub struct GuestThreads {
@@ -117,7 +105,7 @@ pub struct Runner {
 enum Job {
     Filter(Records, oneshot::Sender<Filtered>),
     Process(Box<WorkJob>),
-    Check(Records, oneshot::Sender<Result<Checked, GuestError>>),
+    Check(Records, oneshot::Sender<Checked>),
 }
 
 struct WorkJob {
@@ -181,12 +169,12 @@ impl Runner {
     /// Checks a batch before it is appended.
     ///
     /// # Errors
-    /// If the module failed, or the threads are shutting down.
+    /// If the threads are shutting down.
     ///
     /// # Cancel safety
     /// As [`Runner::filter`].
-    pub async fn check(&self, records: Records) -> Result<Checked, CheckError> {
-        Ok(self.ask(|reply| Job::Check(records, reply)).await??)
+    pub async fn check(&self, records: Records) -> Result<Checked, Stopped> {
+        self.ask(|reply| Job::Check(records, reply)).await
     }
 
     async fn ask<R>(&self, job: impl FnOnce(oneshot::Sender<R>) -> Job) -> Result<R, Stopped> {

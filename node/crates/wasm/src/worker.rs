@@ -89,10 +89,11 @@ pub struct Transformed {
 }
 
 /// What a produce-time module made of a batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// What the module says.
-    pub verdict: Verdict,
+    /// What the module says, or how it failed: twice, the second time in a fresh instance, or out
+    /// of time.
+    pub verdict: Result<Verdict, GuestError>,
     /// How it went.
     pub report: Report,
 }
@@ -200,16 +201,13 @@ impl Worker {
     }
 
     /// Checks a batch before it is appended. One that fails is not searched: its producer waits.
-    ///
-    /// # Errors
-    /// If the call fails twice, the second time in a fresh instance.
+    /// For the same reason a module that ran out of time is not tried again.
     ///
     /// # Cancel safety
     /// As [`Worker::filter`].
-    pub async fn check(&mut self, records: &Records) -> Result<Checked, GuestError> {
+    pub async fn check(&mut self, records: &Records) -> Checked {
         let part = Part { records, range: 0..records.len(), topic: 0 };
         let mut report = Report::default();
-        let mut attempt = 0;
         loop {
             report.calls += 1;
             let called = match self.instance(&mut report).await {
@@ -217,14 +215,17 @@ impl Worker {
                 Err(error) => Err(error),
             };
             self.account(&mut report);
-            attempt += 1;
             match called {
                 Ok(mut verdict) => {
                     verdict.rejected.iter_mut().for_each(|failure| cut(&mut failure.message));
-                    return Ok(Checked { verdict, report });
+                    return Checked { verdict: Ok(verdict), report };
                 }
-                Err(error) if attempt == 2 => return Err(error),
-                Err(_) => self.instance = None,
+                Err(error) => {
+                    self.instance = None;
+                    if report.calls == 2 || matches!(error, GuestError::Deadline { .. }) {
+                        return Checked { verdict: Err(error), report };
+                    }
+                }
             }
         }
     }

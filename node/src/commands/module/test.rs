@@ -17,7 +17,9 @@ use weir_core::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use weir_wasm::bisect::OnError;
 use weir_wasm::columns::{Watermark, bit};
 use weir_wasm::state::MemoryState;
-use weir_wasm::{Deployment, GuestThreads, Report, Runner, Surroundings, Work, World};
+use weir_wasm::{
+    Deployment, GuestError, GuestThreads, Report, Runner, Surroundings, Work, World,
+};
 
 /// Failed records that are shown one by one.
 const FAILURES_SHOWN: usize = 10;
@@ -231,11 +233,9 @@ impl Run<'_> {
     }
 
     async fn check(&mut self, records: &Records) -> Result<Report, Failure> {
-        let checked = match self.runner.check(records.clone()).await {
-            Ok(checked) => checked,
-            Err(error) => return Err(Failure::new(Exit::Error, error.to_string())),
-        };
-        let verdict = checked.verdict;
+        let checked = self.runner.check(records.clone()).await.map_err(anyhow::Error::from)?;
+        let failed = |error: GuestError| Failure::new(Exit::Error, error.to_string());
+        let verdict = checked.verdict.map_err(failed)?;
         for failure in &verdict.rejected {
             let offset = records.iter().next().map_or(0, |first| first.offset.0);
             let offset = offset + i64::from(failure.index);

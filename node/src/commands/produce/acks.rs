@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use weir_client::Delivery;
+use weir_core::wire::ErrorCode;
 use weir_core::wire::frame::Reached;
 
 use crate::commands::figures::Latencies;
@@ -131,14 +132,22 @@ async fn await_all(
     shared: Arc<Shared>,
 ) -> (Latencies, Option<Failure>) {
     let mut latencies = Latencies::default();
-    while let Some(pending) = receiver.recv().await {
+    for number in 1_u64.. {
+        let Some(pending) = receiver.recv().await else { break };
         match pending.delivery.await {
             Ok(stored) => {
                 latencies.record(pending.sent_at.elapsed());
                 shared.count(pending.bytes, stored.reached);
             }
             Err(error) => {
-                let failure = sdk::delivery_failure(&error);
+                let mut failure = sdk::delivery_failure(&error);
+                if failure.code == Some(ErrorCode::CheckRejected) {
+                    // The first that fails is the first of its batch: they are awaited in order.
+                    failure.next = Some(format!(
+                        "the batch begins with record {number} of the input, as its record 0: mend \
+                         or leave out what was rejected, and produce it again"
+                    ));
+                }
                 // What else was sent may still arrive: count it.
                 receiver.close();
                 drain(&mut receiver, &shared).await;

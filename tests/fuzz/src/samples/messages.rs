@@ -21,9 +21,9 @@ use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
 use weir_core::wire::message::{
-    FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply, NodeStatus,
-    PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt, Subscribe,
-    Subscribed, TopicInfo,
+    CheckStatus, FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply,
+    NodeStatus, PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt,
+    Subscribe, Subscribed, TopicInfo,
 };
 use weir_core::wire::{ErrorCode, FrameKind, Outcome, WireError};
 
@@ -70,7 +70,14 @@ pub fn topic_config() -> TopicConfig {
         durability: Durability::Relaxed,
         commit_linger_ms: 25,
         batch_bytes_max: 65_536,
+        on_produce: None,
     }
+}
+
+/// The module that checks a topic.
+fn check() -> Version {
+    let module = "range-guard@1.2.0".parse().expect("a module's name");
+    Version { module, params: [("field".to_owned(), "temp".to_owned())].into() }
 }
 
 /// Every place that a subscription can begin at.
@@ -122,6 +129,10 @@ pub fn requests() -> Vec<Request> {
         Request::DeleteDeployment { name: "zones".into() },
         Request::CreateDeployment { name: "alerts".into(), spec: consumer() },
         Request::DeploymentLog { name: "alerts".into(), from: Some(40), lines: 100 },
+        Request::AlterTopic {
+            name: "temps".into(),
+            change: TopicChange { on_produce: Some(Some(check())), ..TopicChange::default() },
+        },
     ]
 }
 
@@ -167,6 +178,15 @@ pub fn responses() -> Vec<Response> {
         Response::Deployments { deployments: vec![deployment_info()] },
         Response::Deployments { deployments: vec![consumer_info()] },
         Response::DeploymentLog { lines: vec![module_line()], next: 42 },
+        Response::Topics {
+            topics: vec![TopicInfo {
+                id: TOPIC,
+                name: "temps".into(),
+                config: TopicConfig { on_produce: Some(check()), ..topic_config() },
+                created_at: TIME,
+            }],
+        },
+        Response::Status(Box::new(NodeStatus { checks: vec![checked()], ..status() })),
     ]
 }
 
@@ -268,6 +288,20 @@ pub fn wire_error() -> WireError {
     WireError {
         resume_at: Some(Offset(7)),
         ..WireError::out_of_range(Offset(1), Offset(5), Offset(9))
+    }
+}
+
+fn checked() -> CheckStatus {
+    CheckStatus {
+        topic: "temps".into(),
+        module: "range-guard@1.2.0".into(),
+        records: 70,
+        rejected: 3,
+        rewritten: 20,
+        batches: 9,
+        refused: 1,
+        failed: 1,
+        cpu_us: 800,
     }
 }
 

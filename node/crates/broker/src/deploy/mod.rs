@@ -109,6 +109,12 @@ impl Deployments {
         &self.states
     }
 
+    /// The thread beside the network's, for what computes and waits.
+    #[must_use]
+    pub fn thread(&self) -> &tokio::runtime::Handle {
+        &self.thread
+    }
+
     /// Starts all deployments, and removes what deleted ones left behind. To be called once the log
     /// is started.
     pub fn start(self: &Arc<Deployments>, shared: &Arc<Shared>) {

@@ -4,6 +4,7 @@
 //! ([`files`]); compiled code is cached by the engine's crate. The engine itself is made when the
 //! first module is needed, so that a node without modules does not pay for it.
 
+pub mod check;
 pub mod files;
 pub mod filter;
 pub mod meter;
@@ -21,6 +22,7 @@ use weir_core::module::{Module, ModuleKind};
 use weir_core::wire::{ErrorCode, WireError};
 use weir_wasm::{Cache, Compiler, Deployment, Engine, GuestThreads, Runner, Upload, World};
 
+pub use check::Check;
 pub use filter::Filter;
 
 /// The modules of a node.

@@ -15,9 +15,11 @@ use crate::topic::{self, TopicChange, TopicConfig, TopicError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod checks;
 mod deployments;
 mod modules;
 
+pub use checks::CheckError;
 pub use deployments::DeployAsk;
 
 /// The partition that holds the positions of consumer groups.
@@ -135,6 +137,9 @@ pub enum MetadataError {
     /// It concerns a deployment.
     #[error(transparent)]
     Deploy(#[from] DeployError),
+    /// It concerns the module that checks a topic.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// The node has as many topics or partitions as it may.
     #[error(
         "the node's limit is reached: {} topics, {} partitions",
@@ -201,6 +206,7 @@ impl Image {
             Ask::PutModule(module) => Ok(self.decide_put_module(module)?),
             Ask::RemoveModule(id) => {
                 self.may_remove_module(id)?;
+                self.may_remove_check(id)?;
                 Ok(self.decide_remove_module(id)?)
             }
             Ask::Deploy(ask) => self.decide_deploy(now, ask),
@@ -218,6 +224,7 @@ impl Image {
         if self.topics.contains_key(name) {
             return Err(MetadataError::Exists(name.to_owned()));
         }
+        self.may_check(config)?;
         if self.topics.len() >= limits::NODE_TOPICS_MAX {
             return Err(MetadataError::Limit);
         }
@@ -235,6 +242,7 @@ impl Image {
         let known = self.topic(name).ok_or_else(|| MetadataError::Unknown(name.to_owned()))?;
         let mut topic = known.clone();
         topic.config = change.apply(&topic.config)?;
+        self.may_check(&topic.config)?;
         let more = topic.config.partitions - known.config.partitions;
         if more > 0 {
             self.may_grow_topic(name)?;

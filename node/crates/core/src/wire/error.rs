@@ -101,16 +101,18 @@ error_codes! {
     UnknownModule = 25, "unknown-module", false;
     /// The module, its parameters or its upload are not acceptable.
     InvalidModule = 26, "invalid-module", false;
-    /// A module failed on a record.
+    /// A module failed on a record, or on a produced batch.
     ModuleFailed = 27, "module-failed", false;
     /// The node has no deployment of this name.
     UnknownDeployment = 28, "unknown-deployment", false;
     /// A deployment of this name exists.
     DeploymentExists = 29, "deployment-exists", false;
-    /// A deployment needs the topic or module.
+    /// A deployment needs the topic or module, or a topic the module.
     InUse = 30, "in-use", false;
     /// The module's state has another layout than what is stored.
     StateSchema = 31, "state-schema", false;
+    /// The module that checks the topic's batches rejected records of this one.
+    CheckRejected = 32, "check-rejected", false;
 }
 
 impl fmt::Display for ErrorCode {

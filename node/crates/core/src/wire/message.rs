@@ -442,6 +442,39 @@ pub struct NodeStatus {
     /// Per deployment, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deployments: Vec<DeploymentStatus>,
+    /// Per topic and module version that checked what was produced since start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckStatus>,
+}
+
+/// What one module version did since the node's start as the check of one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// The topic's name.
+    pub topic: String,
+    /// `NAME@VERSION`.
+    pub module: String,
+    /// Records of the batches that it judged.
+    #[serde(default)]
+    pub records: u64,
+    /// Records that it rejected.
+    #[serde(default)]
+    pub rejected: u64,
+    /// Records of batches that it rewrote.
+    #[serde(default)]
+    pub rewritten: u64,
+    /// Batches that it judged or failed on.
+    #[serde(default)]
+    pub batches: u64,
+    /// Batches that were refused because of records that it rejected.
+    #[serde(default)]
+    pub refused: u64,
+    /// Batches that were refused because it failed.
+    #[serde(default)]
+    pub failed: u64,
+    /// CPU time of its calls, in microseconds.
+    #[serde(default)]
+    pub cpu_us: u64,
 }
 
 /// What the filters of one module version did since the node's start, on all subscriptions.

@@ -65,13 +65,42 @@ fn text_filter() {
 /// Goal: every example describes itself, names its parameters, and imports nothing but the node's.
 #[test]
 fn all_describe_themselves() {
-    for name in ["text-filter", "gps-geofence", "unit-range", "dedup", "log-redact"] {
+    for name in ["text-filter", "gps-geofence", "unit-range", "dedup", "log-redact", "range-guard"]
+    {
         let upload = example(name);
         assert!(upload.imports.iter().all(|import| import.starts_with("weir:module/")), "{name}");
         let module = block_on(Module::prepare(engine(), &upload, None, &Compiler::Here)).unwrap();
         assert!(module.description().about.len() > 10, "{name}");
         assert!(module.description().parameters.iter().all(|p| p.about.len() > 5), "{name}");
     }
+}
+
+/// Goal: a check accepts what is in range without a rewrite, rewrites or rejects the rest, and is
+/// not tried again where it cannot start.
+#[test]
+fn range_guard() {
+    block_on(async {
+        let check = async |params: &[(&str, &str)], lines: &[&str]| {
+            let deployment = example_deployment("range-guard", params, OnError::Stop).await;
+            Worker::new(deployment).check(&records(lines.iter().copied())).await
+        };
+        let strict = [("field", "t"), ("min", "0"), ("max", "9")];
+        let fine = check(&strict, &["{\"t\":9}", "{\"t\":0.5}"]).await.verdict.unwrap();
+        assert_eq!((fine.rejected.len(), fine.rewritten), (0, None));
+        let lines = ["{\"t\":3}", "{\"t\":-1}", "{\"t\":\"x\"}", "?"];
+        let bad = check(&strict, &lines).await.verdict.unwrap();
+        let reasons: Vec<_> = bad.rejected.iter().map(|f| (f.index, f.message.as_str())).collect();
+        assert_eq!(reasons[0], (1, "t is -1, not within 0 to 9"));
+        assert_eq!(reasons[1], (2, "there is no number in t"));
+        assert_eq!((reasons[2].0, reasons.len()), (3, 3));
+        let clamp = [&strict[..], &[("clamp", "true")]].concat();
+        let made = check(&clamp, &lines[..2]).await.verdict.unwrap().rewritten.unwrap();
+        let values = made.values.unwrap();
+        assert_eq!(values.get(0), Some(&b"{\"t\":3}"[..]));
+        assert_eq!(values.get(1), Some(&b"{\"t\":0.0}"[..]));
+        let error = check(&[("field", "t")], &lines).await.verdict.unwrap_err().to_string();
+        assert!(error.contains("give min, max or both"), "{error}");
+    });
 }
 
 #[test]
