@@ -11,11 +11,7 @@ fn ms(ms: u64) -> Duration {
 
 fn view(log_end: i64, epochs: &[(i32, i64)]) -> PartitionView {
     let epochs = epochs.iter().map(|&(epoch, start)| (LeaderEpoch(epoch), Offset(start)));
-    PartitionView {
-        log_end: Offset(log_end),
-        epochs: epochs.collect(),
-        ..PartitionView::default()
-    }
+    PartitionView { log_end: Offset(log_end), epochs: epochs.collect(), ..PartitionView::default() }
 }
 
 /// A follower in epoch 3 of a log of ten entries of epoch 1, of which six are committed.

@@ -26,11 +26,7 @@ fn assignment(leader: Option<Lead>, leader_epoch: i32, partition_epoch: u32) -> 
 
 fn view(log_end: i64, epochs: &[(i32, i64)]) -> PartitionView {
     let epochs = epochs.iter().map(|&(epoch, start)| (LeaderEpoch(epoch), Offset(start)));
-    PartitionView {
-        log_end: Offset(log_end),
-        epochs: epochs.collect(),
-        ..PartitionView::default()
-    }
+    PartitionView { log_end: Offset(log_end), epochs: epochs.collect(), ..PartitionView::default() }
 }
 
 fn leading() -> Replica<&'static str> {
@@ -85,10 +81,8 @@ fn two_replicas() {
 #[test]
 fn too_few_in_sync() {
     let mut one = leading();
-    let alone = Assignment {
-        insync: [(NodeId(1), DiskId(1))].into(),
-        ..assignment(Some(ONE), 1, 2)
-    };
+    let alone =
+        Assignment { insync: [(NodeId(1), DiskId(1))].into(), ..assignment(Some(ONE), 1, 2) };
     assert_eq!(one.handle_assigned(at(1), &alone), []);
     let refused = one.leader().unwrap().decide_append(TimestampMs(0), None);
     assert_eq!(refused, Err(AppendError::NotEnoughInSync { have: 1, need: 2 }));
