@@ -35,6 +35,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         "tests/fuzz/",
         &["weir-core", "weir-transport", "weir-collect", "weir-wasm", "weir-node"],
     ),
+    ("weir-sim", "tests/sim/", &["weir-core"]),
     (
         "weir-tests",
         "tests/",

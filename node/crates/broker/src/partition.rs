@@ -398,7 +398,9 @@ impl Inner {
 
 fn append_error(error: leader::AppendError) -> WireError {
     let code = match &error {
-        leader::AppendError::Offline => ErrorCode::Offline,
+        leader::AppendError::Offline | leader::AppendError::NotEnoughInSync { .. } => {
+            ErrorCode::Offline
+        }
         leader::AppendError::Exhausted => ErrorCode::LimitReached,
         leader::AppendError::Sequence(sequence) => match sequence {
             SequenceError::Gap { .. } => ErrorCode::SequenceGap,

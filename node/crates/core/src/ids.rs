@@ -58,6 +58,32 @@ pub struct PartitionId(pub u32);
 #[serde(transparent)]
 pub struct LeaderEpoch(pub i32);
 
+/// How often a partition's in-sync set, leader or replicas changed. Only the controller counts it;
+/// a leader's proposal names the one that it knows, and is refused if another is current.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct PartitionEpoch(pub u32);
+
+/// Identifies a node of a cluster, for the cluster's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u32);
+
+/// One life of a node: the controller gives a higher one at each registration. 0 is none.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+/// Identifies a data folder; drawn at random when it is created. A node that comes back with
+/// another disk holds nothing of what it acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DiskId(pub u64);
+
 /// Identifies an idempotent producer. [`ProducerId::NONE`] marks a batch of a plain producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -83,4 +109,16 @@ macro_rules! display_number {
         }
     )* };
 }
-display_number!(Offset, TimestampMs, TopicId, PartitionIndex, PartitionId, LeaderEpoch, ProducerId);
+display_number!(
+    Offset,
+    TimestampMs,
+    TopicId,
+    PartitionIndex,
+    PartitionId,
+    LeaderEpoch,
+    PartitionEpoch,
+    NodeId,
+    Incarnation,
+    DiskId,
+    ProducerId
+);

@@ -6,6 +6,7 @@
 
 pub mod access;
 
+pub mod cluster;
 pub mod deploy;
 pub mod entry;
 pub mod ids;

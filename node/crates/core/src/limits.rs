@@ -169,6 +169,22 @@ pub const HTTP_CA_BYTES_MAX: usize = 256 * KIB;
 /// middle is done again.
 pub const HTTP_RECORDS_PER_CALL: usize = 16;
 
+// ---- replication ----
+
+/// Most nodes of a cluster.
+pub const CLUSTER_NODES_MAX: usize = 64;
+/// Most replicas of a partition, those that a reassignment adds included.
+pub const REPLICAS_MAX: usize = 16;
+/// Most rows of its epoch history that a follower sends at once; the newest. If the leader knows
+/// none of them, the follower cuts them off and sends those before.
+pub const FOLLOW_EPOCHS_MAX: usize = 64;
+/// A follower that was behind its leader for this long leaves the in-sync set; a default.
+pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(2);
+/// How long a leader or follower waits for an answer before it asks again.
+pub const REPLICA_RETRY: Duration = Duration::from_millis(250);
+/// A node that the controller did not hear of for this long is fenced; a default.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(1);
+
 // ---- memory of a node, defaults ----
 
 /// Recent batches kept in memory for subscribers at the tail, all partitions together, in bytes.
@@ -221,6 +237,11 @@ const _: () = {
     // A part of an upload fits a control message.
     assert!(UPLOAD_PART_BYTES_MAX * 2 <= CONTROL_BYTES_MAX);
     assert!(MTU_LOOPBACK <= MTU_MAX);
+    // A follower may lose several messages in a row before it counts as behind, and a node may
+    // answer late before it counts as dead.
+    assert!(REPLICA_RETRY.as_millis() * 4 <= REPLICA_LAG_MAX.as_millis());
+    assert!(REPLICA_RETRY.as_millis() * 4 <= SESSION_TIMEOUT.as_millis());
+    assert!(REPLICAS_MAX <= CLUSTER_NODES_MAX);
     // Two keep-alives may be lost before a connection counts as idle.
     assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
     assert!(HEARTBEAT_INTERVAL.as_millis() * 2 <= IDLE_TIMEOUT.as_millis());

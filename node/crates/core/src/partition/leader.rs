@@ -6,19 +6,30 @@
 //! |---|---|---|
 //! | leading | `decide_append` | unchanged: only an answer |
 //! | leading | `handle_appended` | leading; the log end moves |
-//! | leading | `park` | leading; the reply waits for the disk |
-//! | leading | `handle_durable` | leading; the durable end moves, covered replies are released |
+//! | leading | `park` | leading; the reply waits for the in-sync set's disks |
+//! | leading | `handle_durable`, `handle_report`, `handle_assignment` | leading; what the commit rule ([`InSync::commit_end`]) now covers is released |
+//! | leading | `handle_follow` | leading; the follower learns whether the logs agree |
+//! | leading | `poll_proposal` | leading; whoever it adds to the in-sync set counts at once |
 //! | leading | `handle_failure` | offline; every parked reply is released as unknown |
-//! | offline | `handle_recovered` | leading, in a higher epoch, from what the log holds |
+//! | offline | `handle_recovered` | leading, in a higher epoch, from what the log holds; one replica only |
+//!
+//! A leader ends by being taken apart ([`Leader::retire`]): only [`super::replica::Replica`], which
+//! is told of higher epochs, does that.
 //!
 //! Replies are parked here as values of the driver's choice (`R`), in log order, and come back in
 //! log order: an acknowledgement can never overtake an earlier one of the same partition.
 
-use crate::ids::{LeaderEpoch, Offset, TimestampMs};
+use crate::ids::{LeaderEpoch, NodeId, Offset, TimestampMs};
 use crate::limits;
+use crate::partition::assignment::{Assignment, Lead, Proposal};
+use crate::partition::epochs;
+use crate::partition::follower::Held;
+use crate::partition::insync::{InSync, Lag};
+use crate::partition::messages::{EpochStart, Follow, FollowAnswer, Push, Report, Verdict};
 use crate::partition::producers::{ProducerBatch, ProducerTable, Sequence, SequenceError};
 use crate::partition::view::PartitionView;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The leader of one partition.
 #[derive(Debug)]
@@ -30,6 +41,11 @@ pub struct Leader<R> {
     durable_end: Offset,
     log_end: Offset,
     append_time: TimestampMs,
+    /// Where this epoch began: everything that earlier leaders committed lies below.
+    epoch_start: Offset,
+    /// Where each epoch began, this one included even before its first entry.
+    epochs: Vec<EpochStart>,
+    insync: InSync,
     /// Ahead of the durable view: includes what is on its way to the disk.
     producers: ProducerTable,
     parked: VecDeque<Parked<R>>,
@@ -72,6 +88,35 @@ pub enum AppendError {
     /// The log is full: no offset is left.
     #[error("the partition has no offsets left")]
     Exhausted,
+    /// Too few replicas are in sync. It may be tried again: they come back, or a human lowers
+    /// `min_insync`.
+    #[error("only {have} replicas are in sync, {need} are needed: try again")]
+    NotEnoughInSync {
+        /// How many are.
+        have: usize,
+        /// How many must be.
+        need: usize,
+    },
+}
+
+/// Why a follower's question is not answered. It asks again, when it knows better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FollowRefusal {
+    /// This leader leads in another epoch.
+    #[error("the leader's epoch is {current}")]
+    OtherEpoch {
+        /// The leader's.
+        current: LeaderEpoch,
+    },
+    /// The partition's log is being reopened.
+    #[error("the leader's log is offline")]
+    Offline,
+    /// It is not a replica of this partition, or asked something newer meanwhile.
+    #[error("not a replica of this partition, or an old question")]
+    Unexpected,
+    /// The numbers contradict each other.
+    #[error("the follower's ends or epochs are out of order")]
+    Malformed,
 }
 
 impl<R> Leader<R> {
@@ -84,14 +129,48 @@ impl<R> Leader<R> {
     pub fn new(epoch: LeaderEpoch, view: &PartitionView) -> Leader<R> {
         let fresh = view.epochs.is_empty() || epoch > view.epoch();
         assert!(fresh, "epoch {epoch} is in the log already");
+        Leader::with(epoch, view, view.log_end, InSync::alone())
+    }
+
+    /// Takes the lead in the epoch of `assignment`, as its leader `me`, over the log that `view`
+    /// describes, all of which is durable. `committed` is what this replica knows to be committed.
+    ///
+    /// `None` if the assignment names another leader, or its epoch is in the log already: then it
+    /// is an old one, and going on would write in an epoch that was written in before.
+    #[must_use]
+    pub fn replicated(
+        now: Duration,
+        me: Lead,
+        assignment: &Assignment,
+        view: &PartitionView,
+        committed: Offset,
+    ) -> Option<Leader<R>> {
+        let fresh = view.epochs.is_empty() || assignment.leader_epoch > view.epoch();
+        let mine = assignment.leader == Some(me) && assignment.insync.contains_key(&me.node);
+        if !fresh || !mine || committed > view.log_end {
+            return None;
+        }
+        let insync = InSync::new(now, me, assignment);
+        let committed = committed.max(view.log_start);
+        let mut leader = Leader::with(assignment.leader_epoch, view, committed, insync);
+        leader.advance();
+        Some(leader)
+    }
+
+    fn with(epoch: LeaderEpoch, view: &PartitionView, committed: Offset, insync: InSync) -> Self {
+        let mut epochs = view.epochs.clone();
+        epochs::note(&mut epochs, epoch, view.log_end);
         Leader {
             epoch,
             online: true,
             log_start: view.log_start,
-            high_watermark: view.log_end,
+            high_watermark: committed,
             durable_end: view.log_end,
             log_end: view.log_end,
             append_time: view.append_time,
+            epoch_start: view.log_end,
+            epochs,
+            insync,
             producers: view.producers.clone(),
             parked: VecDeque::new(),
         }
@@ -107,6 +186,27 @@ impl<R> Leader<R> {
     #[must_use]
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// The high watermark, if it is certain to be no lower than what any earlier leader told. A new
+    /// leader holds all that was committed but does not know where it ends, until the in-sync set
+    /// has everything that it began with. Records below [`Leader::high_watermark`] may be handed
+    /// out before; the number may not.
+    #[must_use]
+    pub fn settled_watermark(&self) -> Option<Offset> {
+        (self.high_watermark >= self.epoch_start).then_some(self.high_watermark)
+    }
+
+    /// The end of what is on this node's disk.
+    #[must_use]
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end
+    }
+
+    /// The in-sync set.
+    #[must_use]
+    pub fn insync(&self) -> &InSync {
+        &self.insync
     }
 
     /// The end of the log, what is still on its way to the disk included.
@@ -152,6 +252,10 @@ impl<R> Leader<R> {
         {
             return Ok(Append::Duplicate { base_offset });
         }
+        if !self.insync.is_enough() {
+            let (have, need) = (self.insync.committed().len(), self.insync.min());
+            return Err(AppendError::NotEnoughInSync { have, need });
+        }
         if self.log_end.0 > i64::MAX - 2 * limits::BATCH_RECORDS_MAX as i64 {
             return Err(AppendError::Exhausted);
         }
@@ -187,25 +291,142 @@ impl<R> Leader<R> {
         None
     }
 
-    /// The log is on disk up to `end`. Returns the replies that this commits, in log order.
-    ///
-    /// The commit rule of a partition with one replica: what is durable here is committed.
+    /// The log is on this node's disk up to `end`. Returns the replies that this commits, in log
+    /// order.
     ///
     /// # Panics
     /// If `end` lies beyond the log end: the disk cannot hold what was never appended.
     pub fn handle_durable(&mut self, end: Offset) -> impl Iterator<Item = R> + use<'_, R> {
         assert!(end <= self.log_end, "durable end {end} beyond log end {}", self.log_end);
         self.durable_end = self.durable_end.max(end);
-        self.high_watermark = self.durable_end;
+        self.release()
+    }
+
+    /// Applies the commit rule, which alone moves the high watermark, and only up.
+    fn advance(&mut self) {
+        if let Some(end) = self.insync.commit_end(self.durable_end) {
+            self.high_watermark = self.high_watermark.max(end);
+        }
         self.check_invariant();
+    }
+
+    fn release(&mut self) -> impl Iterator<Item = R> + use<'_, R> {
+        self.advance();
         let covered = self.parked.partition_point(|p| p.through <= self.high_watermark);
         self.parked.drain(..covered).map(|p| p.reply)
+    }
+
+    /// Compares a follower's log with this one. From the answer [`Verdict::Agreed`] on, entries may
+    /// be pushed to it, each with a [`Push`].
+    ///
+    /// # Errors
+    /// [`FollowRefusal`].
+    pub fn handle_follow(&mut self, follow: &Follow) -> Result<FollowAnswer, FollowRefusal> {
+        if follow.epoch != self.epoch {
+            return Err(FollowRefusal::OtherEpoch { current: self.epoch });
+        }
+        if !self.online {
+            return Err(FollowRefusal::Offline);
+        }
+        let ordered = follow.log_start <= follow.log_end && follow.durable_end <= follow.log_end;
+        let rows = follow.epochs.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
+        if !ordered || !rows || follow.epochs.len() > limits::FOLLOW_EPOCHS_MAX {
+            return Err(FollowRefusal::Malformed);
+        }
+        let bounds = (follow.log_start, follow.log_end);
+        let agreed = epochs::divergence(&self.epochs, self.log_end, &follow.epochs, bounds);
+        let (shared, verdict) = if agreed < self.log_start {
+            let mut epochs = self.epochs.clone();
+            epochs.retain(|&(_, begin)| begin < self.log_start);
+            (Offset::ZERO, Verdict::Reset { start: self.log_start, epochs })
+        } else if agreed < follow.log_end {
+            (agreed, Verdict::Truncate { end: agreed })
+        } else {
+            (agreed, Verdict::Agreed)
+        };
+        let asked = (follow.incarnation, follow.attempt);
+        if !self.insync.handle_follow(follow.node, asked, follow.durable_end.min(shared)) {
+            return Err(FollowRefusal::Unexpected);
+        }
+        let (incarnation, attempt) = asked;
+        Ok(FollowAnswer { epoch: self.epoch, incarnation, attempt, verdict })
+    }
+
+    /// What to say to a follower, with entries or without: `None` if it never asked.
+    #[must_use]
+    pub fn push(&self, to: NodeId) -> Option<Push> {
+        let progress = self.insync.follower(to)?;
+        progress.durable_end?;
+        Some(Push {
+            epoch: self.epoch,
+            incarnation: progress.incarnation,
+            attempt: progress.attempt,
+            high_watermark: self.high_watermark,
+            log_start: self.log_start,
+        })
+    }
+
+    /// A follower has this log on its disk up to what it reports. Returns the replies that this
+    /// commits, in log order. A word of another epoch or life is dropped: what it speaks of may
+    /// have been cut off, or the disk exchanged.
+    pub fn handle_report(
+        &mut self,
+        now: Duration,
+        report: &Report,
+    ) -> impl Iterator<Item = R> + use<'_, R> {
+        if report.epoch == self.epoch {
+            let ends = (report.durable_end, self.log_end);
+            self.insync.handle_report(now, report.node, report.incarnation, ends);
+        }
+        self.release()
+    }
+
+    /// The controller changed the partition, and this node still leads it in the same epoch.
+    /// Returns the replies that this commits: a shrink that the controller has committed lets the
+    /// watermark pass whoever left.
+    pub fn handle_assignment(
+        &mut self,
+        now: Duration,
+        assignment: &Assignment,
+    ) -> impl Iterator<Item = R> + use<'_, R> {
+        if assignment.leader_epoch == self.epoch {
+            self.insync.handle_assignment(now, assignment);
+        }
+        self.release()
+    }
+
+    /// Decides whether the in-sync set should change. To be sent to the controller.
+    pub fn poll_proposal(&mut self, now: Duration, lag: Lag) -> Option<Proposal> {
+        if !self.online {
+            return None;
+        }
+        // Whoever joins must have all that was ever committed. A new leader's own watermark may be
+        // lower than its predecessor's; its epoch start is not.
+        let settled = self.high_watermark.max(self.epoch_start);
+        self.insync.poll_proposal(now, lag, self.epoch, (settled, self.log_end))
+    }
+
+    /// Ends this leadership. Returns what the replica holds, and the replies that nobody can give
+    /// any more: whether their appends will be committed is for the next leader to say.
+    #[must_use]
+    pub fn retire(self) -> (Held, Vec<R>) {
+        let mut epochs = self.epochs;
+        epochs::cut(&mut epochs, self.log_end);
+        let held = Held {
+            log_start: self.log_start,
+            committed: self.high_watermark,
+            durable_end: self.durable_end,
+            log_end: self.log_end,
+            epochs,
+        };
+        (held, self.parked.into_iter().map(|parked| parked.reply).collect())
     }
 
     /// Retention moved the log start to `start`.
     pub fn handle_log_start(&mut self, start: Offset) {
         assert!(start <= self.high_watermark, "log start {start} beyond the high watermark");
         self.log_start = self.log_start.max(start);
+        epochs::advance(&mut self.epochs, self.log_start);
     }
 
     /// A write failed: whether the parked appends are on disk is unknown. Takes no more appends,

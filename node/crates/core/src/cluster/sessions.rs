@@ -1,0 +1,80 @@
+//! Which nodes are there, by monotonic time. Known to the leading controller alone, and forgotten
+//! with its leadership: a new one gives every node a whole timeout first. Nothing depends on it but
+//! how soon a dead node is replaced; what fences are epochs and in-sync sets.
+
+use super::{Cluster, ClusterAsk};
+use crate::ids::{Incarnation, NodeId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// When each node was last heard of.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    timeout: Duration,
+    heard: BTreeMap<NodeId, Duration>,
+    elected_at: Duration,
+}
+
+/// What a heartbeat is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heartbeat {
+    /// All is well.
+    Alive,
+    /// The node was fenced; let this be decided, and it is back.
+    Back(ClusterAsk),
+    /// This life is over: another registered since, or none ever did. The node must start anew.
+    Register,
+}
+
+impl Sessions {
+    /// The sessions of a controller that began to lead at `now`.
+    #[must_use]
+    pub fn new(now: Duration, timeout: Duration) -> Sessions {
+        Sessions { timeout, heard: BTreeMap::new(), elected_at: now }
+    }
+
+    /// A node said that it lives.
+    pub fn handle_heartbeat(
+        &mut self,
+        now: Duration,
+        cluster: &Cluster,
+        node: NodeId,
+        incarnation: Incarnation,
+    ) -> Heartbeat {
+        match cluster.nodes().get(&node) {
+            Some(known) if known.incarnation == incarnation => {
+                self.heard.insert(node, now);
+                match known.fenced {
+                    true => Heartbeat::Back(ClusterAsk::Unfence { node, incarnation }),
+                    false => Heartbeat::Alive,
+                }
+            }
+            _ => Heartbeat::Register,
+        }
+    }
+
+    /// The nodes to fence, since they were silent for a whole timeout.
+    pub fn poll_expired(&self, now: Duration, cluster: &Cluster) -> Vec<ClusterAsk> {
+        let silent = cluster.nodes().iter().filter(|(id, node)| {
+            let heard = self.heard.get(id).copied().unwrap_or(self.elected_at);
+            !node.fenced && now.saturating_sub(heard) > self.timeout
+        });
+        let fence = silent.map(|(&node, known)| {
+            let incarnation = known.incarnation;
+            ClusterAsk::Fence { node, incarnation }
+        });
+        fence.collect()
+    }
+}
+
+impl Cluster {
+    /// Partitions whose lead should go back to the preferred replica; at most `max`, so that not
+    /// all clients move at once.
+    #[must_use]
+    pub fn poll_prefer(&self, max: usize) -> Vec<ClusterAsk> {
+        let away = self.partitions().iter().filter(|(_, known)| {
+            known.target.is_none() && super::election::prefer(self.nodes(), known).is_some()
+        });
+        away.map(|(&partition, _)| ClusterAsk::Prefer { partition }).take(max).collect()
+    }
+}

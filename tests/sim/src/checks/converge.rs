@@ -1,0 +1,74 @@
+//! When all faults are over, everything is well again after a while: every partition has a leader,
+//! all its replicas are in sync and equal, everything that was sent is acknowledged and read.
+
+use super::{Violations, note};
+use crate::consumer::Consumer;
+use crate::controller::Controller;
+use crate::node::Node;
+use crate::producer::Producer;
+use std::collections::BTreeSet;
+use weir_core::ids::{DiskId, PartitionId};
+use weir_core::partition::assignment::Assignment;
+
+/// The checker's name.
+pub const NAME: &str = "converge";
+
+/// Looks at the world after its faults.
+pub fn check(
+    controller: &Controller,
+    nodes: &mut [Node],
+    (producers, consumers): (&[Producer], &[Consumer]),
+    lost: &BTreeSet<DiskId>,
+) -> Violations {
+    let mut seen = Violations::new();
+    if controller.leader.is_none() {
+        note(&mut seen, NAME, "no controller leads".into());
+    }
+    let mut whole = true;
+    for (&partition, known) in controller.image.partitions() {
+        if known.leader.is_none() && known.insync.values().all(|disk| lost.contains(disk)) {
+            whole = false;
+            continue;
+        }
+        check_partition(&mut seen, nodes, partition, known);
+        let ends = nodes.iter().filter_map(|node| node.copies.get(&partition));
+        let end = ends.map(|copy| copy.replica.ends()[1]).max();
+        for consumer in consumers {
+            let at = consumer.positions.get(&partition).copied();
+            if at.is_some() && at != end {
+                note(&mut seen, NAME, format!("{partition}: a consumer is at {at:?} of {end:?}"));
+            }
+        }
+    }
+    if whole && !producers.iter().all(Producer::is_done) {
+        note(&mut seen, NAME, "a producer waits".into());
+    }
+    seen
+}
+
+fn check_partition(
+    seen: &mut Violations,
+    nodes: &mut [Node],
+    partition: PartitionId,
+    known: &Assignment,
+) {
+    let members: BTreeSet<_> = known.insync.keys().copied().collect();
+    if known.leader.is_none() || known.target.is_some() || members != known.holders() {
+        note(seen, NAME, format!("{partition}: {known:?}"));
+        return;
+    }
+    let mut first = None;
+    for node in nodes.iter_mut().filter(|node| members.contains(&node.id())) {
+        let addr = node.addr;
+        let Some(copy) = node.copies.get(&partition) else {
+            note(seen, NAME, format!("{partition}: node {addr} has no copy"));
+            continue;
+        };
+        let [_, committed, durable, end] = copy.replica.ends();
+        let first = *first.get_or_insert(end);
+        if committed != end || durable != end || end != first {
+            let what = format!("{partition}: node {addr}: {committed} {durable} {end}, {first}");
+            note(seen, NAME, what);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The invariants, one file each. They see everything that happens, and know more than any node.
+
+pub mod acked;
+pub mod converge;
+pub mod dense;
+pub mod logs_equal;
+pub mod one_leader;
+pub mod sequences;
+pub mod watermark;
+
+use crate::disk::{Entry, Log};
+use crate::event::{Addr, Fetched};
+use crate::node::Reply;
+use crate::queue::Micros;
+use std::collections::{BTreeMap, BTreeSet};
+use weir_core::ids::{DiskId, LeaderEpoch, NodeId, Offset, PartitionId};
+use weir_core::partition::producers::{ProducerBatch, SequenceError};
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker saw it.
+    pub checker: &'static str,
+    /// What it saw.
+    pub text: String,
+}
+
+/// What was seen, by all checkers.
+pub type Violations = Vec<Violation>;
+
+/// Most violations that are kept.
+const VIOLATIONS_MAX: usize = 100;
+
+/// All checkers.
+#[derive(Default)]
+pub struct Checks {
+    /// What they saw.
+    pub violations: Violations,
+    /// How many acknowledgements were given: a run without any checks nothing.
+    pub acknowledged: u64,
+    /// How many leaderships began.
+    pub elections: u64,
+    acked: acked::Acked,
+    dense: dense::Dense,
+    logs_equal: logs_equal::LogsEqual,
+    one_leader: one_leader::OneLeader,
+    sequences: sequences::Sequences,
+    watermark: watermark::Watermark,
+    /// How far each run of a node was looked at, per partition.
+    looked: BTreeMap<(Addr, u64, PartitionId), Offset>,
+}
+
+impl Checks {
+    /// Notes a violation.
+    pub fn fail(&mut self, checker: &'static str, text: String) {
+        note(&mut self.violations, checker, text);
+    }
+
+    /// An entry is handed to a log.
+    pub fn written(&mut self, node: Addr, partition: PartitionId, log: &Log, entry: &Entry) {
+        self.dense.written(&mut self.violations, node, partition, log, entry);
+    }
+
+    /// A leader begins with this log.
+    pub fn led(&mut self, node: Addr, partition: PartitionId, epoch: LeaderEpoch, log: &Log) {
+        self.elections += 1;
+        self.one_leader.acts(&mut self.violations, partition, epoch, node);
+        self.acked.led(&mut self.violations, partition, (node, epoch), log);
+    }
+
+    /// A leader acknowledges.
+    pub fn acked(
+        &mut self,
+        now: Micros,
+        (node, epoch): (Addr, LeaderEpoch),
+        partition: PartitionId,
+        reply: &Reply,
+        insync: BTreeMap<NodeId, DiskId>,
+    ) {
+        self.acknowledged += 1;
+        self.one_leader.acts(&mut self.violations, partition, epoch, node);
+        self.acked.acked(now, partition, reply, insync);
+    }
+
+    /// A client was told that its batch is stored.
+    pub fn confirmed(&mut self, partition: PartitionId, id: u64, base: Offset) {
+        self.acked.confirmed(&mut self.violations, partition, id, base);
+    }
+
+    /// A replica takes everything below `end` for committed.
+    pub fn committed(
+        &mut self,
+        (node, run): (Addr, u64),
+        partition: PartitionId,
+        leads: bool,
+        end: Offset,
+        log: &Log,
+    ) {
+        let from = self.looked.entry((node, run, partition)).or_default();
+        if end <= *from {
+            return;
+        }
+        let entries = log.read(*from, end, usize::MAX);
+        *from = end;
+        for entry in &entries {
+            self.logs_equal.committed(&mut self.violations, node, partition, entry);
+            if leads {
+                self.sequences.committed(&mut self.violations, partition, entry);
+            }
+        }
+    }
+
+    /// A consumer was told something.
+    pub fn shown(&mut self, consumer: Addr, partition: PartitionId, fetched: &Fetched) {
+        self.watermark.shown(&mut self.violations, consumer, partition, fetched);
+        for entry in &fetched.entries {
+            self.logs_equal.committed(&mut self.violations, consumer, partition, entry);
+        }
+    }
+
+    /// A disk is gone, with everything on it.
+    pub fn disk_lost(&mut self, disk: DiskId) {
+        self.acked.disk_lost(disk);
+    }
+
+    /// Disks that are gone.
+    pub fn lost_disks(&self) -> &BTreeSet<DiskId> {
+        self.acked.lost_disks()
+    }
+
+    /// A replica stopped since logs contradict each other, which never happens to sound disks.
+    pub fn halted(&mut self, node: Addr, partition: PartitionId, why: &str) {
+        self.fail(logs_equal::NAME, format!("node {node} halted {partition}: {why}"));
+    }
+
+    /// A leader refused a batch for good. Producers never have more in flight than is remembered,
+    /// but copies of old frames may come late; and a producer is unknown where its first batch was
+    /// overtaken.
+    pub fn sequence_refused(
+        &mut self,
+        partition: PartitionId,
+        batch: &ProducerBatch,
+        error: SequenceError,
+    ) {
+        let new = !self.sequences.knows(partition, batch.id);
+        match error {
+            SequenceError::Forgotten { .. } => return,
+            SequenceError::UnknownProducer if new => return,
+            _ => {}
+        }
+        self.fail(sequences::NAME, format!("{partition}: {batch:?} refused: {error}"));
+    }
+
+    /// The end: what the logs hold now.
+    pub fn ended(&mut self, node: Addr, partition: PartitionId, committed: Offset, log: &Log) {
+        for entry in log.read(Offset::ZERO, committed, usize::MAX) {
+            self.logs_equal.committed(&mut self.violations, node, partition, &entry);
+        }
+    }
+
+    /// What was acknowledged must be in the log of whoever leads in the end.
+    pub fn ended_leader(&mut self, node: Addr, partition: PartitionId, e: LeaderEpoch, log: &Log) {
+        self.acked.led(&mut self.violations, partition, (node, e), log);
+    }
+}
+
+/// Notes a violation, unless there are very many.
+pub fn note(violations: &mut Violations, checker: &'static str, text: String) {
+    if violations.len() < VIOLATIONS_MAX {
+        violations.push(Violation { checker, text });
+    }
+}

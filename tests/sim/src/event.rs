@@ -1,0 +1,120 @@
+//! What can happen, and what is said over the network.
+
+use crate::disk::Entry;
+use weir_core::cluster::ClusterAsk;
+use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
+use weir_core::partition::messages::{EpochStart, Follow, FollowAnswer, Push, Report};
+use weir_core::partition::producers::ProducerBatch;
+use weir_core::partition::view::PartitionView;
+
+/// Who sends and receives: a node's number, or that of a client, from [`CLIENTS`] on.
+pub type Addr = u32;
+
+/// The first client's address.
+pub const CLIENTS: Addr = 100;
+
+/// Something that happens at a moment.
+#[expect(missing_docs, reason = "the fields' types say what they are")]
+#[derive(Debug)]
+pub enum Event {
+    /// A message arrives.
+    Deliver { from: Addr, to: Addr, message: Message },
+    /// A node looks at its timers.
+    Tick { node: Addr, run: u64 },
+    /// A sync of a node's disk is over.
+    Synced { node: Addr, run: u64, era: u64, ends: Vec<(PartitionId, u64, Offset)> },
+    /// A partition's log was cut, or dropped for an empty one.
+    Cut { node: Addr, run: u64, era: u64, partition: PartitionId, cut: Cut },
+    /// A node's failed disk was opened anew.
+    Reopened { node: Addr, run: u64 },
+    /// A node starts.
+    Start { node: Addr },
+    /// The controllers look at their timers.
+    Control,
+    /// An ask that a controller took was replicated, or not.
+    Replicated { term: u64, ask: ClusterAsk },
+    /// A client looks at its timers.
+    Client { client: Addr },
+    /// Something breaks.
+    Fault,
+    /// A fault ends.
+    Mend(Mend),
+}
+
+/// How a log is cut.
+#[expect(missing_docs, reason = "the fields' types say what they are")]
+#[derive(Clone, Debug)]
+pub enum Cut {
+    /// So that it ends here.
+    Truncate(Offset),
+    /// To nothing; the new one begins with the leader's snapshot.
+    Reset { start: Offset, epochs: Vec<EpochStart>, snapshot: Box<PartitionView> },
+}
+
+/// The end of a fault.
+#[expect(missing_docs, reason = "the fields' types say what they are")]
+#[derive(Clone, Debug)]
+pub enum Mend {
+    /// Messages pass again.
+    Link { from: Addr, to: Addr },
+    /// A disk has room again.
+    Room { node: Addr },
+    /// A disk is fast again.
+    Fast { node: Addr },
+}
+
+/// What is said.
+#[expect(missing_docs, reason = "the fields' types say what they are")]
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// To all controllers: something is to be decided.
+    Ask(ClusterAsk),
+    /// To all controllers: a node lives.
+    Heartbeat { node: NodeId, incarnation: Incarnation },
+    /// To a node: this life is over.
+    RegisterAnew { incarnation: Incarnation },
+    /// To a node: so many asks are committed. (The asks themselves come with it.)
+    Metadata { committed: usize },
+    /// Follower to leader.
+    Follow(PartitionId, Follow),
+    /// Leader to follower; a reset comes with a snapshot.
+    Answer(PartitionId, FollowAnswer, Option<Box<PartitionView>>),
+    /// Leader to follower.
+    Push(PartitionId, Push, Vec<Entry>),
+    /// Follower to leader.
+    Report(PartitionId, Report),
+    /// Client to leader.
+    Produce { partition: PartitionId, correlation: u64, batch: ProducerBatch, id: u64 },
+    /// Leader to client.
+    Produced { partition: PartitionId, correlation: u64, result: Result<Offset, Refusal> },
+    /// Client to a replica.
+    Fetch { partition: PartitionId, at: Offset },
+    /// A replica to a client.
+    Fetched { partition: PartitionId, at: Offset, fetched: Fetched },
+}
+
+/// What a replica hands out.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Counts the answers of all nodes, in the order in which they were made.
+    pub order: u64,
+    /// Where its log begins.
+    pub log_start: Offset,
+    /// The leader epoch in which this was said.
+    pub epoch: LeaderEpoch,
+    /// The end of what is committed, if it may be told.
+    pub watermark: Option<Offset>,
+    /// Entries from the offset asked for on.
+    pub entries: Vec<Entry>,
+}
+
+/// Why a batch was not stored, or not known to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Ask another node.
+    NotLeader,
+    /// Try again.
+    Retry,
+    /// It does not follow what the leader has: send again from the oldest open one.
+    Gap,
+}

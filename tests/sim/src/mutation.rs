@@ -1,0 +1,24 @@
+//! Ways to break the simulated world on purpose, each against one invariant: a checker that does not
+//! see its own is no checker. The code under test is never changed, only what lies around it.
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mutation {
+    /// Nothing.
+    #[default]
+    None,
+    /// Disks say "synced" before it is so, and lose that in a crash.
+    LyingDisk,
+    /// A deposed leader is told that it leads, in its successor's epoch.
+    TwoLeaders,
+    /// Followers write something else than what they were sent.
+    Rot,
+    /// A node registers as the life that it was before a crash, and keeps its epochs.
+    SameLife,
+    /// Consumers are told the log end as the watermark.
+    EagerWatermark,
+    /// Leaders do not look at producers' numbers.
+    ForgetSequences,
+    /// One node never hears of its leader again.
+    DeafFollower,
+}
