@@ -107,7 +107,8 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
 
 /// Modules are compiled by this program, started once more. Linux knows the running one by this
 /// name also after its file was replaced.
-fn compiler() -> Compiler {
+#[must_use]
+pub fn compiler() -> Compiler {
     let args = ["module", "compile"].map(str::to_owned).to_vec();
     Compiler::Child { program: "/proc/self/exe".into(), args }
 }

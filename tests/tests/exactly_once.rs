@@ -89,6 +89,7 @@ impl Run {
                 dead_letter: None,
                 from_latest: false,
                 retries: 0,
+                lateness_ms: 0,
                 http: None,
             };
             admin.create_deployment(name, spec).await?;

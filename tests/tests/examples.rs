@@ -16,8 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A deployment of an example, and what it is to make.
 struct Case {
+    name: &'static str,
     module: &'static str,
-    params: &'static [&'static str],
+    /// Parameters and the like, as `weir transform create` takes them.
+    how: &'static [&'static str],
     /// Lines `key|json`; the event time is their field `t`, in milliseconds.
     input: &'static [&'static str],
     /// Output topics.
@@ -28,8 +30,9 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
+        name: "gps_clean",
         module: "gps_clean",
-        params: &["rejected=true"],
+        how: &["--param=rejected=true"],
         input: &[
             r#"a|{"t":1000,"lat":48.1,"lon":11.5}"#,
             r#"a|{"t":2000,"lat":0,"lon":0}"#,
@@ -41,8 +44,9 @@ const CASES: &[Case] = &[
         expected: &[&[r#""t":1000"#, r#""t":4000"#], &[r#""t":2000"#, r#""t":3000"#, r#""t":500"#]],
     },
     Case {
+        name: "gps_deadband",
         module: "gps_deadband",
-        params: &["metres=100", "seconds=60"],
+        how: &["--param=metres=100", "--param=seconds=60"],
         input: &[
             r#"a|{"t":0,"lat":48.1,"lon":11.5}"#,
             r#"a|{"t":1000,"lat":48.10001,"lon":11.5}"#,
@@ -54,8 +58,9 @@ const CASES: &[Case] = &[
         expected: &[&[r#""t":0"#, r#""t":2000"#, r#""t":2000"#, r#""t":70000"#]],
     },
     Case {
+        name: "gps_trips",
         module: "gps_trips",
-        params: &["metres=100", "stop-s=60", "silence-s=600"],
+        how: &["--param=metres=100", "--param=stop-s=60", "--param=silence-s=600"],
         input: &[
             r#"a|{"t":0,"lat":48.1,"lon":11.5}"#,
             r#"a|{"t":10000,"lat":48.11,"lon":11.5}"#,
@@ -71,8 +76,9 @@ const CASES: &[Case] = &[
         ]],
     },
     Case {
+        name: "zscore",
         module: "zscore",
-        params: &["window=8", "warm-up=4", "threshold=3"],
+        how: &["--param=window=8", "--param=warm-up=4", "--param=threshold=3"],
         input: &[
             r#"s|{"t":0,"value":10}"#,
             r#"s|{"t":1,"value":11}"#,
@@ -85,8 +91,9 @@ const CASES: &[Case] = &[
         expected: &[&[r#""sensor":"s","time":5,"value":20.0,"mean":10.5,"#]],
     },
     Case {
+        name: "tumbling_window",
         module: "tumbling_window",
-        params: &["seconds=10", "late=forward"],
+        how: &["--param=seconds=10", "--param=late=forward"],
         input: &[
             r#"r|{"t":1000,"value":1}"#,
             r#"r|{"t":9000,"value":3}"#,
@@ -106,8 +113,22 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "patient_window",
+        module: "tumbling_window",
+        how: &["--param=seconds=10", "--param=late=fail", "--lateness=5s"],
+        input: &[
+            r#"r|{"t":1000,"value":1}"#,
+            r#"r|{"t":12000,"value":5}"#,
+            r#"r|{"t":9900,"value":9}"#,
+            r#"r|{"t":15000,"value":7}"#,
+        ],
+        to: &["windows"],
+        expected: &[&[r#""key":"r","from":0,"to":10000,"count":2,"mean":5.0"#]],
+    },
+    Case {
+        name: "gps_geofence",
         module: "gps_geofence",
-        params: &["areas=depot:48.1,11.5,500"],
+        how: &["--param=areas=depot:48.1,11.5,500"],
         input: &[
             r#"a|{"t":0,"lat":48.1,"lon":11.5}"#,
             r#"a|{"t":300000,"lat":48.1,"lon":11.5}"#,
@@ -121,15 +142,23 @@ const CASES: &[Case] = &[
         ]],
     },
     Case {
+        name: "dedup",
         module: "dedup",
-        params: &["within-s=60"],
+        how: &["--param=within-s=60"],
         input: &[r#"a|{"t":0}"#, r#"a|{"t":0}"#, r#"b|{"t":0}"#, r#"a|{"t":1}"#],
         to: &["once"],
         expected: &[&[r#"{"t":0}"#, r#"{"t":0}"#, r#"{"t":1}"#]],
     },
     Case {
+        name: "unit_range",
         module: "unit_range",
-        params: &["field=f", "from=F", "to=C", "max=30", "out-of-range=drop"],
+        how: &[
+            "--param=field=f",
+            "--param=from=F",
+            "--param=to=C",
+            "--param=max=30",
+            "--param=out-of-range=drop",
+        ],
         input: &[r#"a|{"t":0,"f":50}"#, r#"a|{"t":1,"f":212}"#],
         to: &["celsius"],
         expected: &[&[r#"{"t":0,"f":10.0}"#]],
@@ -156,12 +185,12 @@ impl Site {
     }
 
     /// Deploys a module from a topic of its own to topics that are created.
-    fn deploy(&self, module: &str, more: &[&str], from: &str, to: &[String]) {
+    fn deploy(&self, name: &str, module: &str, more: &[&str], from: &str, to: &[String]) {
         for topic in to.iter().map(String::as_str).chain([from]) {
             self.node.weir(&["topic", "create", topic]).expect(0);
         }
         let version = format!("--module={module}@1.0.0");
-        let mut arguments = vec!["transform", "create", module, &version, "--from", from];
+        let mut arguments = vec!["transform", "create", name, &version, "--from", from];
         to.iter().for_each(|to| arguments.extend(["--to", to]));
         arguments.extend(more);
         self.node.weir(&arguments).expect(0);
@@ -207,13 +236,11 @@ impl Site {
 async fn what_they_do() -> Result<()> {
     let site = Site::start()?;
     for case in CASES {
-        let module = case.module;
+        let (name, module) = (case.name, case.module);
         site.push(&example(module), module).await?;
-        let from = format!("{module}.in");
-        let to: Vec<String> = case.to.iter().map(|to| format!("{module}.{to}")).collect();
-        let params: Vec<String> = case.params.iter().map(|p| format!("--param={p}")).collect();
-        let params: Vec<&str> = params.iter().map(String::as_str).collect();
-        site.deploy(module, &params, &from, &to);
+        let from = format!("{name}.in");
+        let to: Vec<String> = case.to.iter().map(|to| format!("{name}.{to}")).collect();
+        site.deploy(case.name, module, case.how, &from, &to);
         let lines = case.input.iter().map(|line| {
             let (key, object) = line.split_once("|{").context("a key")?;
             Ok(format!("{{\"k\":\"{key}\",{object}"))
@@ -221,7 +248,7 @@ async fn what_they_do() -> Result<()> {
         let lines = lines.collect::<Result<Vec<_>>>()?.join("\n");
         let how = ["--format=json", "--key-pointer=/k", "--time-pointer=/t"];
         site.produce(&from, &lines, &how)?;
-        site.done(module, case.input.len()).await?;
+        site.done(name, case.input.len()).await?;
         for (topic, expected) in to.iter().zip(case.expected) {
             let made = site.values(topic);
             let as_expected = made.len() == expected.len()
@@ -243,7 +270,7 @@ async fn javascript() -> Result<()> {
     site.push(&file, "access-log").await?;
     site.node.weir(&["topic", "create", "access-log.dead-letter"]).expect(0);
     let more = ["--param=errors-only=true", "--on-error=dead-letter"];
-    site.deploy("access-log", &more, "web", &["web.json".to_owned()]);
+    site.deploy("access-log", "access-log", &more, "web", &["web.json".to_owned()]);
     let line = r#"83.149.9.216 - - [17/May/2015:10:05:03 +0200] "GET /a HTTP/1.1" 404 20 "-" "x""#;
     let good = line.replace("404", "200");
     site.produce("web", &format!("{line}\n{good}\nnonsense\n"), &[])?;
@@ -285,7 +312,7 @@ async fn anomalies_of_a_real_machine() -> Result<()> {
     let site = Site::start()?;
     site.push(&example("zscore"), "zscore").await?;
     let params = ["--param=window=4000", "--param=warm-up=1000", "--param=threshold=3"];
-    site.deploy("zscore", &params, "machine", &["machine.odd".to_owned()]);
+    site.deploy("zscore", "zscore", &params, "machine", &["machine.odd".to_owned()]);
     site.produce("machine", &lines.join("\n"), &["--format=json", "--time-pointer=/t"])?;
     site.done("zscore", lines.len()).await?;
     let alarms: Vec<i64> = site

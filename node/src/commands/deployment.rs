@@ -7,7 +7,7 @@ use super::sdk;
 use crate::cli::Globals;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{self, Table};
-use crate::units::human_bytes;
+use crate::units::{Span, human_bytes};
 use crate::{connect, timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,6 +68,9 @@ pub struct CreateArgs {
     /// With --on-error retry: how often a record is tried again before it stops; 0 is for ever
     #[arg(long, value_name = "NUMBER", default_value = "0")]
     retries: u32,
+    /// How much later than others a record may come, by its event time: timers wait that long
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    lateness: Span,
     /// The topic for such records; NAME.dead-letter, which is made, unless given
     #[arg(long, value_name = "TOPIC")]
     dead_letter: Option<String>,
@@ -154,6 +157,8 @@ impl CreateArgs {
             dead_letter: self.dead_letter,
             from_latest: self.from_latest,
             retries: self.retries,
+            lateness_ms: u32::try_from(self.lateness.0.as_millis())
+                .map_err(|_| Failure::usage("--lateness is at most 49 days"))?,
             http,
         };
         Ok(Action::Create(self.name, spec))
@@ -370,6 +375,10 @@ impl Site<'_> {
             let hosts: Vec<String> = http.allow.iter().map(ToString::to_string).collect();
             let (hosts, timeout_s) = (hosts.join(", "), f64::from(http.timeout_ms) / 1e3);
             output::print_line(&format!("  http      {hosts}, {timeout_s} s a request"))?;
+        }
+        if spec.lateness_ms > 0 {
+            let lateness_s = f64::from(spec.lateness_ms) / 1e3;
+            output::print_line(&format!("  lateness  {lateness_s} s of event time"))?;
         }
         let dead = deployment.dead_letter_topic();
         let dead = dead.map_or(String::new(), |topic| format!(" to {topic}"));

@@ -1,7 +1,7 @@
 //! The module that checks what is produced to a topic, on the command line.
 
-use super::module::parse_param;
 use super::deployment::params;
+use super::module::parse_param;
 use crate::exit::Failure;
 use std::collections::BTreeMap;
 use weir_core::deploy::Version;

@@ -1,10 +1,11 @@
 //! `weir demo`: a node, real inputs and a consumer, all in one, for a while.
 //!
 //! The node runs on a thread of its own ([`node`]); the inputs go to it through the SDK over QUIC
-//! ([`sources`]), and come back to a consumer whose findings ([`stats`]) are shown live
-//! ([`view`], [`screen`]).
+//! ([`sources`]), are worked on by two modules in the node ([`modules`]), and raw and derived come
+//! back to a consumer whose findings ([`stats`]) are shown live ([`view`], [`screen`]).
 
 mod folder;
+mod modules;
 mod node;
 mod screen;
 mod sources;
@@ -28,6 +29,7 @@ use crate::commands::sdk;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output;
 use crate::units::{Span, human_bytes};
+use modules::{EXAMPLES, Origin};
 use node::DemoNode;
 use screen::Screen;
 use sources::{DEAD_TOPIC, Feed, GPS_TOPIC, Gps, HOST_TOPIC};
@@ -36,6 +38,14 @@ use view::Surroundings;
 
 /// The topics and their partitions.
 const TOPICS: [(&str, u32); 3] = [(GPS_TOPIC, 2), (DEAD_TOPIC, 1), (HOST_TOPIC, 4)];
+/// What the modules make, with the partitions of what they read.
+fn derived() -> impl Iterator<Item = (&'static str, u32)> {
+    EXAMPLES.iter().map(|example| {
+        let source = TOPICS.iter().find(|(topic, _)| *topic == example.from);
+        (example.to, source.map_or(1, |(_, partitions)| *partitions))
+    })
+}
+
 /// How often the picture is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(500);
 /// How long the consumer may take at the end to see what was produced last.
@@ -50,8 +60,10 @@ Examples:
   weir demo --dir /tmp/weir-demo --json
 
 A node starts in this process and stores what it is given in the folder; this machine's sensors
-and GPS positions go to it, and a consumer shows what comes back. The folder stays: `weir node
---data-dir DIR` serves it again.")]
+and GPS positions go to it, two WebAssembly modules in the node make more of them, and a consumer
+shows what comes back. In a checkout of the repository the modules are built the first time, which
+needs Rust's target for WebAssembly (it is installed) and takes a minute or two; the time of --for
+counts from when they run. The folder stays: `weir node --data-dir DIR` serves it again.")]
 pub struct Args {
     /// Replay this NMEA-0183 file (.gz is unpacked) instead of simulating receivers
     #[arg(long, value_name = "FILE")]
@@ -67,6 +79,12 @@ pub struct Args {
     /// How long it runs
     #[arg(long = "for", value_name = "DURATION", default_value = "30s")]
     pub for_span: Span,
+    /// The built example modules, where this is not a checkout of the repository
+    #[arg(long, value_name = "DIR", conflicts_with = "no_modules")]
+    pub modules: Option<PathBuf>,
+    /// Go without modules
+    #[arg(long)]
+    pub no_modules: bool,
     /// Where the data goes
     #[arg(long, value_name = "DIR", default_value = "./weir-demo")]
     pub dir: PathBuf,
@@ -83,6 +101,11 @@ pub struct Args {
 struct Summary {
     elapsed_s: f64,
     topics: Vec<TopicSummary>,
+    /// What the modules made.
+    derived: Vec<TopicSummary>,
+    /// Why there were no modules, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_modules: Option<String>,
     records: u64,
     /// Records that did not follow the one before in their partition. Always 0, or it is a bug.
     out_of_order: u64,
@@ -115,8 +138,8 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     let result = Demo::new(&args, globals.json, &node).run(&client).await;
     client.close().await;
     node.stop().await;
-    let (stats, elapsed) = result?;
-    let summary = summarize(&stats, elapsed, &args.dir)?;
+    let (stats, elapsed, no_modules) = result?;
+    let summary = summarize(&stats, elapsed, no_modules, &args.dir)?;
     match globals.json {
         true => output::print_json(&summary)?,
         false => output::print(&summary_text(&summary))?,
@@ -138,6 +161,10 @@ enum Picture {
 
 struct Demo {
     gps: Gps,
+    /// `None` once they are at work, or it is known that they will not be.
+    modules: Option<Origin>,
+    no_modules: Option<String>,
+    module_log: PathBuf,
     around: Surroundings,
     picture: Picture,
     every: Duration,
@@ -155,9 +182,16 @@ impl Demo {
             address: node.address().to_string(),
             folder: args.dir.display().to_string(),
             gps: gps.describe(),
+            modules: "getting ready".to_owned(),
+            since: Duration::ZERO,
             elapsed: Duration::ZERO,
             total: args.for_span.0,
         };
+        let modules = match args.no_modules {
+            true => Origin::None("none, as asked".to_owned()),
+            false => Origin::find(args.modules.as_deref()),
+        };
+        let module_log = args.dir.join("modules.log");
         let picture = match (json, Screen::open()) {
             (true, _) => Picture::None,
             (false, Some(screen)) => Picture::Screen(screen),
@@ -165,10 +199,20 @@ impl Demo {
         };
         let every = if matches!(picture, Picture::Screen(_)) { DRAW_EVERY } else { args.every.0 };
         let stats = Stats::default();
-        Demo { gps, around, picture, every, stats, started: Instant::now() }
+        Demo {
+            gps,
+            modules: Some(modules),
+            no_modules: None,
+            module_log,
+            around,
+            picture,
+            every,
+            stats,
+            started: Instant::now(),
+        }
     }
 
-    async fn run(mut self, client: &Client) -> Result<(Stats, Duration), Failure> {
+    async fn run(mut self, client: &Client) -> Result<(Stats, Duration, Option<String>), Failure> {
         let mut consumer = self.subscribe(client).await?;
         let producer = client
             .producer()
@@ -180,7 +224,7 @@ impl Demo {
         let feed = Feed::new(producer.clone());
         sources.spawn(sources::run_host(feed.clone()));
         sources.spawn(sources::run_gps(feed, self.gps.clone()));
-        self.watch(&mut consumer, &mut sources).await?;
+        self.watch(client, &mut consumer, &mut sources).await?;
         sources.shutdown().await;
         let elapsed = self.started.elapsed();
         self.drain(client, &producer, &mut consumer).await?;
@@ -188,13 +232,13 @@ impl Demo {
         producer.close().await.map_err(|error| sdk::delivery_failure(&error.first))?;
         // Without a group there is nothing to store.
         let _ = consumer.close().await;
-        Ok((self.stats, elapsed))
+        Ok((self.stats, elapsed, self.no_modules))
     }
 
     /// Creates the topics and consumes what comes to them from now on.
     async fn subscribe(&mut self, client: &Client) -> Result<Consumer, Failure> {
         let mut partitions = Vec::new();
-        for (topic, count) in TOPICS {
+        for (topic, count) in TOPICS.into_iter().chain(derived()) {
             let config = TopicConfig { partitions: count, ..TopicConfig::default() };
             let created = sdk::topic(client, topic, Some(config)).await?;
             let all: Vec<u32> = (0..created.config.partitions).collect();
@@ -208,15 +252,34 @@ impl Demo {
         Ok(consumer)
     }
 
-    /// Takes what comes until the time is over or Ctrl-C.
+    /// Takes what comes until the time is over or Ctrl-C. The time counts from when the modules are
+    /// at work, or will not be.
     async fn watch(
         &mut self,
+        client: &Client,
         consumer: &mut Consumer,
         sources: &mut JoinSet<Result<(), Failure>>,
     ) -> Result<(), Failure> {
         let interrupted = sdk::interrupted();
-        let over = tokio::time::sleep(self.around.total);
-        tokio::pin!(interrupted, over);
+        let over = tokio::time::sleep(Duration::MAX);
+        let origin = self.modules.take();
+        if let Some(Origin::Repository(_)) = &origin {
+            self.around.modules =
+                format!("being built; {} says how far", self.module_log.display());
+            output::note(
+                matches!(self.picture, Picture::None),
+                &format!("modules: {}", self.around.modules),
+            );
+        }
+        let log = self.module_log.clone();
+        let deploying = async move {
+            match origin {
+                Some(origin) => origin.deploy(client, &log).await,
+                None => Ok(()),
+            }
+        };
+        tokio::pin!(interrupted, over, deploying);
+        let mut ready = false;
         let mut tick = interval(DRAW_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let first = tokio::time::Instant::now() + self.every;
@@ -227,6 +290,11 @@ impl Demo {
                 biased;
                 () = &mut interrupted => return Ok(()),
                 () = &mut over => return Ok(()),
+                deployed = &mut deploying, if !ready => {
+                    ready = true;
+                    self.deployed(deployed);
+                    over.as_mut().reset(tokio::time::Instant::now() + self.around.total);
+                }
                 _ = tick.tick() => self.stats.handle_tick(self.started.elapsed()),
                 _ = draw.tick() => self.draw(self.started.elapsed())?,
                 Some(ended) = sources.join_next() => match ended {
@@ -238,6 +306,18 @@ impl Demo {
                 batch = consumer.next_batch() => self.take(batch)?,
             }
         }
+    }
+
+    /// The modules are at work, or will not be.
+    fn deployed(&mut self, deployed: Result<(), String>) {
+        self.around.modules = match deployed {
+            Ok(()) => "at work".to_owned(),
+            Err(why) => {
+                self.no_modules = Some(why.clone());
+                why
+            }
+        };
+        self.around.since = self.started.elapsed();
     }
 
     /// Takes what was produced last, too.
@@ -286,7 +366,11 @@ impl Demo {
     }
 
     fn draw(&mut self, elapsed: Duration) -> CommandResult {
-        self.around.elapsed = elapsed.min(self.around.total);
+        let counted = elapsed.saturating_sub(self.around.since);
+        self.around.elapsed = match self.around.since.is_zero() {
+            true => Duration::ZERO,
+            false => counted.min(self.around.total),
+        };
         match &mut self.picture {
             Picture::None => {}
             Picture::Lines => {
@@ -316,15 +400,23 @@ async fn ends(
     Ok(resolved.into_iter().map(|at| (at.partition.0, at.high_watermark)).collect())
 }
 
-fn summarize(stats: &Stats, elapsed: Duration, dir: &Path) -> Result<Summary, Failure> {
-    let topics = TOPICS.iter().map(|(topic, _)| {
+fn summarize(
+    stats: &Stats,
+    elapsed: Duration,
+    no_modules: Option<String>,
+    dir: &Path,
+) -> Result<Summary, Failure> {
+    let of = |topic: &str| {
         let (records, bytes, latencies) = stats.topic(topic);
-        let topic = (*topic).to_owned();
+        let topic = topic.to_owned();
         TopicSummary { topic, records, bytes, latency_ms: latencies.percentiles() }
-    });
+    };
+    let made = derived().filter(|_| no_modules.is_none());
     Ok(Summary {
         elapsed_s: elapsed.as_secs_f64(),
-        topics: topics.collect(),
+        topics: TOPICS.iter().map(|(topic, _)| of(topic)).collect(),
+        derived: made.map(|(topic, _)| of(topic)).collect(),
+        no_modules,
         records: stats.records(),
         out_of_order: stats.partitions.values().map(|partition| partition.out_of_order).sum(),
         latency_ms: stats.latencies.percentiles(),
@@ -335,7 +427,7 @@ fn summarize(stats: &Stats, elapsed: Duration, dir: &Path) -> Result<Summary, Fa
 
 fn summary_text(summary: &Summary) -> String {
     let mut table = output::Table::new(&["TOPIC", ">RECORDS", ">SIZE", ">LATENCY p50", ">p99"]);
-    for topic in &summary.topics {
+    for topic in summary.topics.iter().chain(&summary.derived) {
         let text = |ms: fn(&Percentiles) -> f64| {
             let percentiles = topic.latency_ms.as_ref();
             percentiles.map_or("-".to_owned(), |p| figures::milliseconds(ms(p)))
@@ -350,10 +442,14 @@ fn summary_text(summary: &Summary) -> String {
     }
     let records = figures::thousands(summary.records);
     let elapsed = figures::span(Duration::from_secs_f64(summary.elapsed_s));
+    let modules = match &summary.no_modules {
+        Some(why) => format!("modules: {why}\n"),
+        None => String::new(),
+    };
     let dir = summary.data_dir.display();
     let disk = human_bytes(summary.disk_bytes);
     format!(
-        "\n{}\n{records} records in {elapsed}, each on disk before it was acknowledged, all \
+        "\n{}\n{modules}{records} records in {elapsed}, each on disk before it was acknowledged, all \
          read\nback in order. The data stays in {dir} ({disk}).\nServe it, and look at it from \
          another terminal:\n\n  \
          weir node --data-dir {dir}\n  \
@@ -387,6 +483,8 @@ mod tests {
         let summary = Summary {
             elapsed_s: 30.0,
             topics: vec![topic(HOST_TOPIC, 360), topic(DEAD_TOPIC, 0)],
+            derived: vec![topic("host.cpu", 6)],
+            no_modules: None,
             records: 360,
             out_of_order: 0,
             latency_ms,

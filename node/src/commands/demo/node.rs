@@ -28,6 +28,7 @@ impl DemoNode {
         let mut config = BrokerConfig::new(folder);
         config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         config.node_name = "demo".to_owned();
+        config.compiler = crate::start::compiler();
         let (started, is_started) = oneshot::channel();
         let (stop, stopping) = oneshot::channel();
         let thread = std::thread::Builder::new()

@@ -7,6 +7,7 @@ use serde_json::Value;
 use weir_core::Offset;
 use weir_core::record::RecordView;
 
+use super::modules::EXAMPLES;
 use crate::commands::figures::Latencies;
 
 /// Header that carries when a record was handed to the producer: µs since 1970, as text. Event
@@ -30,6 +31,8 @@ pub struct Stats {
     pub cpu: VecDeque<f64>,
     /// The latest position of each device.
     pub positions: BTreeMap<String, Value>,
+    /// The latest record of each topic that modules make.
+    pub derived: BTreeMap<&'static str, Value>,
     /// End-to-end latencies of everything.
     pub latencies: Latencies,
 }
@@ -116,7 +119,7 @@ impl Stats {
             stats.latencies.record(Duration::from_micros(us));
             self.latencies.record(Duration::from_micros(us));
         }
-        self.handle_value(record);
+        self.handle_value(seen.topic, record);
     }
 
     /// Rates and lag are to be as of `now`, a time since the start.
@@ -142,10 +145,15 @@ impl Stats {
         sum
     }
 
-    /// Remembers what is shown of a record: readings of this machine, and positions.
-    fn handle_value(&mut self, record: &RecordView<'_>) {
+    /// Remembers what is shown of a record: readings of this machine, positions, and what modules
+    /// made last.
+    fn handle_value(&mut self, topic: &str, record: &RecordView<'_>) {
         let value = record.value.unwrap_or_default();
         let Ok(value @ Value::Object(_)) = serde_json::from_slice::<Value>(value) else { return };
+        if let Some(example) = EXAMPLES.iter().find(|example| example.to == topic) {
+            self.derived.insert(example.to, value);
+            return;
+        }
         if value.get("fix").is_some() {
             let device = value.get("device").and_then(Value::as_str).unwrap_or("gps").to_owned();
             if self.positions.len() < DEVICES_MAX || self.positions.contains_key(&device) {

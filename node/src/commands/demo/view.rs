@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::modules::{EXAMPLES, Example};
 use super::stats::{PartitionStats, Stats};
 use crate::commands::consume::{cut, printable};
 use crate::commands::figures::{self, Percentiles};
@@ -38,6 +39,10 @@ pub struct Surroundings {
     pub folder: String,
     /// Where the positions come from.
     pub gps: String,
+    /// What the modules are doing.
+    pub modules: String,
+    /// When the time began to count, since the start; zero before.
+    pub since: Duration,
     /// Since the start.
     pub elapsed: Duration,
     /// When it ends.
@@ -61,10 +66,15 @@ pub fn frame(stats: &Stats, around: &Surroundings, width: usize, height: usize) 
     add(Style::Dim, format!("data in {}; positions from {}", around.folder, around.gps));
     add(Style::Plain, String::new());
     add(Style::Bold, PARTITION_NAMES.to_owned());
-    for ((topic, partition), partition_stats) in &stats.partitions {
+    for ((topic, partition), partition_stats) in raw(stats) {
         add(Style::Plain, partition_line(topic, *partition, partition_stats));
     }
     add(Style::Dim, total_line(stats));
+    add(Style::Plain, String::new());
+    add(Style::Bold, format!("RAW -> DERIVED, by modules in the node ({})", around.modules));
+    for example in &EXAMPLES {
+        derived_lines(stats, example).into_iter().for_each(|line| add(Style::Plain, line));
+    }
     add(Style::Plain, String::new());
     add(Style::Bold, POSITION_NAMES.to_owned());
     for (device, position) in stats.positions.iter().take(DEVICES_SHOWN_MAX) {
@@ -87,7 +97,7 @@ pub fn frame(stats: &Stats, around: &Surroundings, width: usize, height: usize) 
 /// A few lines for where nothing can be drawn over: the partitions only.
 pub fn plain(stats: &Stats, around: &Surroundings) -> String {
     let mut text = format!("{}\n{PARTITION_NAMES}\n", title(around));
-    for ((topic, partition), partition_stats) in &stats.partitions {
+    for ((topic, partition), partition_stats) in raw(stats) {
         text.push_str(partition_line(topic, *partition, partition_stats).trim_end());
         text.push('\n');
     }
@@ -95,7 +105,10 @@ pub fn plain(stats: &Stats, around: &Surroundings) -> String {
     text.push('\n');
     let machine = sensor_lines(stats).into_iter().take(2);
     let positions = stats.positions.iter().take(2).map(|(d, p)| position_line(d, p));
-    for line in machine.chain(positions) {
+    text.push_str(&cut(&format!("modules: {}", around.modules), 80));
+    text.push('\n');
+    let derived = EXAMPLES.iter().flat_map(|example| derived_lines(stats, example));
+    for line in derived.chain(machine).chain(positions) {
         text.push_str(&cut(line.trim_end(), 80));
         text.push('\n');
     }
@@ -141,6 +154,29 @@ fn total_line(stats: &Stats) -> String {
         figures::thousands(stats.records()),
         bytes_per_s / 1e3,
     )
+}
+
+/// What the sources sent, without what modules made of it.
+fn raw(stats: &Stats) -> impl Iterator<Item = (&(String, u32), &PartitionStats)> {
+    let derived = |topic: &str| EXAMPLES.iter().any(|example| example.to == topic);
+    stats.partitions.iter().filter(move |((topic, _), _)| !derived(topic))
+}
+
+/// How much a module made of how much, and the last of it.
+fn derived_lines(stats: &Stats, example: &Example) -> Vec<String> {
+    let count = |topic| figures::thousands(stats.topic(topic).0);
+    let (from, to) = (count(example.from), count(example.to));
+    let latency = stats.topic(example.to).2.percentiles();
+    let latency =
+        latency.map_or(String::new(), |p| format!(", {} p50", figures::milliseconds(p.p50)));
+    let mut lines = vec![format!(
+        "{:<13}{from:>7} -> {:<10}{to:>7}  {}: {}{latency}",
+        example.from, example.to, example.name, example.about
+    )];
+    if let Some(value) = stats.derived.get(example.to) {
+        lines.push(format!("  {}", printable(value.to_string().as_bytes())));
+    }
+    lines
 }
 
 fn latency_texts(percentiles: Option<Percentiles>) -> (String, String) {
@@ -252,6 +288,8 @@ mod tests {
             address: "127.0.0.1:41234".into(),
             folder: "./weir-demo".into(),
             gps: "3 simulated receivers".into(),
+            modules: "at work".into(),
+            since: Duration::from_secs(1),
             elapsed: Duration::from_secs(12),
             total: Duration::from_secs(30),
         }

@@ -17,9 +17,7 @@ use weir_core::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use weir_wasm::bisect::OnError;
 use weir_wasm::columns::{Watermark, bit};
 use weir_wasm::state::MemoryState;
-use weir_wasm::{
-    Deployment, GuestError, GuestThreads, Report, Runner, Surroundings, Work, World,
-};
+use weir_wasm::{Deployment, GuestError, GuestThreads, Report, Runner, Surroundings, Work, World};
 
 /// Failed records that are shown one by one.
 const FAILURES_SHOWN: usize = 10;

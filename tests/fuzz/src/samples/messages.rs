@@ -208,6 +208,7 @@ pub fn deployment() -> Deployment {
             dead_letter: Some("bad".into()),
             from_latest: true,
             retries: 0,
+            lateness_ms: 0,
             http: None,
         },
         mode: Mode::Outbox,

@@ -29,12 +29,16 @@ use weir_core::limits;
 use weir_core::record::{RecordBatch, Records, Retained};
 use weir_core::wire::deployments::LaneCondition;
 use weir_core::wire::{ErrorCode, Outcome, WireError};
-use weir_core::{LeaderEpoch, Offset};
+use weir_core::{LeaderEpoch, Offset, TimestampMs};
 use weir_wasm::abi::Place;
 use weir_wasm::bisect;
 use weir_wasm::columns::Watermark;
 use weir_wasm::http::HttpClient;
 use weir_wasm::{GuestLimits, Runner, Surroundings, Transformed, Work};
+
+/// How far ahead of the node's clock an event time counts for the watermark, in milliseconds: one
+/// wrong date of a receiver must not end all windows for ever.
+const EVENT_TIME_AHEAD_MS: i64 = 3_600_000;
 
 /// What a lane is made of.
 pub struct LaneTask {
@@ -378,7 +382,11 @@ impl LaneTask {
         records: &Records,
         behind: Offset,
     ) -> Result<bool, Ended> {
-        let watermark = Watermark { at: job.position.watermark, ..Watermark::START };
+        let watermark = Watermark {
+            at: job.position.watermark,
+            lateness_ms: i64::from(job.deployment.spec.lateness_ms),
+            event_time_max: TimestampMs(self.shared.now().0 + EVENT_TIME_AHEAD_MS),
+        };
         let work = Work {
             records: Some(records.clone()),
             topic: 0,

@@ -19,7 +19,8 @@ use weir_core::wire::{ErrorCode, WireError};
 use weir_wasm::abi::Failure;
 use weir_wasm::bisect::OnError;
 use weir_wasm::{
-    Checked, Denied, Deployment, GuestError, GuestLimits, RewriteError, Runner, Stopped, rewrite,
+    Checked, Denied, Deployment, GuestError, GuestLimits, RewriteError, Runner, Stopped,
+    Surroundings, rewrite,
 };
 
 /// A check of one partition.
@@ -192,7 +193,8 @@ async fn deployment(
     let limits = GuestLimits::PRODUCE;
     // Neither is looked at: a check has no bad records, only rejected ones, and no outputs.
     let (on_error, topics) = (OnError::Stop, 0);
-    Ok(Deployment { module, settings, limits, on_error, topics })
+    let around = Surroundings::default();
+    Ok(Deployment { module, settings, limits, on_error, topics, around })
 }
 
 fn stopped(stopped: Stopped) -> WireError {

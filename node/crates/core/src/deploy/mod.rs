@@ -149,6 +149,10 @@ pub struct DeploymentSpec {
     /// it. 0: for ever.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retries: u32,
+    /// How much later than others a record may come, in milliseconds of event time: so far the
+    /// watermark stays behind the largest event time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lateness_ms: u32,
     /// A consumer's: where it may send requests to; `None`: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpGrant>,

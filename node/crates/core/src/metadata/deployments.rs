@@ -254,6 +254,7 @@ mod tests {
             dead_letter: None,
             from_latest: false,
             retries: 0,
+            lateness_ms: 0,
             http: None,
         }
     }
