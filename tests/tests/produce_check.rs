@@ -297,7 +297,7 @@ impl Progress {
 type Fates = BTreeMap<u64, Option<(u32, i64)>>;
 
 fn is_bad(number: u64) -> bool {
-    number % 50 == 30
+    number % 500 == 30
 }
 
 const PARTITIONS: u32 = 2;
@@ -312,7 +312,7 @@ async fn produce(client: Client, id: u64, progress: Arc<Progress>) -> Result<Fat
     ended
 }
 
-/// Sends numbers until told to stop; every 50th record has none where the module looks.
+/// Sends numbers until told to stop; every 500th record has none where the module looks.
 async fn send_numbers(client: Client, id: u64, progress: &Progress) -> Result<Fates> {
     let producer = client.producer().linger(Duration::from_millis(1)).build().await?;
     let (mut fates, mut deliveries) = (Fates::new(), VecDeque::<(u64, Delivery)>::new());

@@ -231,7 +231,9 @@ pub enum SendError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeliveryError {
-    /// The node refused the record's batch for good.
+    /// The node refused the record's batch for good. With [`ErrorCode::CheckRejected`] because the
+    /// module that checks the topic rejected at least one record of it: none of them is stored, the
+    /// message has the reasons, and records sent later are not concerned.
     #[error("{message} ({code})")]
     Refused {
         /// The node's error code.

@@ -19,7 +19,9 @@
 //! **Broken sequence.** When a stamped batch fails for good, the node refuses all later ones for
 //! the gap. The partition is then *broken*: batches in doubt are sent again as they are, to learn
 //! their fate; when nothing is in doubt or in flight, the rest starts anew with the next epoch (or
-//! a new producer id) and sequence 0. So no record is stored twice, and none is lost silently.
+//! a new producer id) and sequence 0. So no record is stored twice, and none is lost silently. A
+//! batch whose records the topic's check rejected is such a one; what follows it goes without a
+//! pause, as the refusal says nothing about it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -420,9 +422,11 @@ impl<C> Partition<C> {
                     return true;
                 }
                 batch.in_doubt = false;
+                // Behind a batch that was refused for good a gap is what must be.
+                let expected = self.broken;
                 self.broken |= place == 0;
                 self.rewind = true;
-                place == 0
+                place == 0 && !expected
             }
             ErrorCode::ProducerFenced if rules.idempotent => {
                 self.fenced = true;
@@ -446,7 +450,8 @@ impl<C> Partition<C> {
                 let outcome = if unknown { Outcome::Unknown } else { Outcome::No };
                 let message = refusal.message.into();
                 self.fail(place, DeliveryError::Refused { code, message, outcome }, rules, out);
-                true
+                // It was about these records: the next batch is another matter.
+                code != ErrorCode::CheckRejected
             }
         }
     }
