@@ -122,6 +122,9 @@ pub enum Command {
     /// Run modules that read a topic and do something with it
     #[command(subcommand)]
     Consumer(commands::consumer::Command),
+    /// Show and replay the records that modules could not work on
+    #[command(subcommand)]
+    DeadLetter(commands::dead_letter::Command),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
     /// Run a node, collect real data and show it live; ends by itself
@@ -192,6 +195,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Module(args) => commands::module::run(args, globals).await,
             Command::Transform(command) => commands::transform::run(command, globals).await,
             Command::Consumer(command) => commands::consumer::run(command, globals).await,
+            Command::DeadLetter(command) => commands::dead_letter::run(command, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,

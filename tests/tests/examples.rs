@@ -218,7 +218,7 @@ impl Site {
             loop {
                 let lane = describe();
                 ensure!(lane["state"] != "stopped", "{name} stopped: {lane}");
-                let waiting = lane["queued"].as_u64().unwrap_or(0);
+                let waiting = lane["undelivered"].as_u64().unwrap_or(0);
                 if lane["position"] == json!(records) && waiting == 0 {
                     return Ok(());
                 }

@@ -222,3 +222,34 @@ async fn in_use_and_deleted() -> Result<()> {
     }
     Ok(())
 }
+
+/// Goal: dead letters are listed and shown with their reasons; a replay that fails again says where
+/// and loses nothing; one that works makes the records that were missing, and empties the topic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_replayed() -> Result<()> {
+    let site = Site::start().await?;
+    site.create("d", &["--on-error=dead-letter"]).expect(0);
+    site.produce(&["{\"v\":1}", "{\"w\":5}", "{\"w\":7}"])?;
+    site.until("d", |lane| lane["position"] == 3 && lane.get("undelivered").is_none()).await?;
+    let listed = site.weir(&["dead-letter", "list", "--json"]).expect(0).json();
+    assert_eq!(listed[0]["deployment"], "d");
+    assert_eq!(listed[0]["letters"], 2, "{listed}");
+    let shown = site.weir(&["dead-letter", "show", "d", "--limit=1", "--json"]).expect(0).json();
+    assert_eq!(shown["value"], "{\"w\":5}", "{shown}");
+    assert_eq!((&shown["said"]["offset"], &shown["said"]["topic"]), (&"1".into(), &"in".into()));
+    assert!(shown["said"]["error"].as_str().is_some_and(|e| e.contains("no number in v")));
+
+    let replay = ["dead-letter", "replay", "d", "--with=total@1.1.0"];
+    let failed = site.weir(&replay).expect(4);
+    assert!(failed.stderr.contains("no number in v"), "{}", failed.stderr);
+    let again = [&replay[..], &["--param=field=w", "--json"]].concat();
+    let replayed = site.weir(&again).expect(0).json();
+    assert_eq!((&replayed["replayed"], &replayed["records_out"]), (&2.into(), &2.into()));
+    let totals: Vec<Value> =
+        site.values("out").iter().map(|record| record["value"].clone()).collect();
+    assert_eq!(totals.len(), 3, "{totals:?}");
+    let text = site.weir(&["dead-letter", "show", "d"]).expect(0);
+    assert!(text.stderr.contains("is empty"), "{}", text.stderr);
+    site.weir(&["transform", "describe", "d.replay"]).expect(4);
+    Ok(())
+}

@@ -6,6 +6,7 @@ pub mod collect;
 pub mod completions;
 pub mod consume;
 pub mod consumer;
+pub mod dead_letter;
 pub mod demo;
 pub mod deployment;
 pub mod figures;
