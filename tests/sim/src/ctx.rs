@@ -29,6 +29,8 @@ pub struct Ctx {
     last_number: u64,
     /// Whether faults are over.
     pub healed: bool,
+    /// Whether clients write nothing more, so that all logs can become equal.
+    pub quiet: bool,
 }
 
 impl Ctx {
@@ -45,6 +47,7 @@ impl Ctx {
             voters,
             last_number: 0,
             healed: false,
+            quiet: false,
         }
     }
 

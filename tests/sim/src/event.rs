@@ -1,7 +1,9 @@
 //! What can happen, and what is said over the network.
 
+use crate::coordinator::GroupAnswer;
 use crate::disk::Entry;
 use weir_core::cluster::ClusterAsk;
+use weir_core::group::GroupAsk;
 use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::messages::{EpochStart, Follow, FollowAnswer, Push, Report};
 use weir_core::partition::producers::ProducerBatch;
@@ -89,6 +91,10 @@ pub enum Message {
     Produced { partition: PartitionId, correlation: u64, result: Result<Offset, Refusal> },
     /// Client to a replica.
     Fetch { partition: PartitionId, at: Offset },
+    /// Member to coordinator.
+    Group { correlation: u64, ask: GroupAsk },
+    /// Coordinator to member.
+    Grouped { correlation: u64, answer: GroupAnswer },
     /// A replica to a client.
     Fetched { partition: PartitionId, at: Offset, fetched: Fetched },
 }

@@ -17,10 +17,12 @@
 pub mod checks;
 pub mod consumer;
 pub mod controller;
+pub mod coordinator;
 pub mod ctx;
 pub mod disk;
 pub mod event;
 pub mod faults;
+pub mod member;
 pub mod mutation;
 pub mod network;
 pub mod node;

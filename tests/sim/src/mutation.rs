@@ -19,6 +19,10 @@ pub enum Mutation {
     EagerWatermark,
     /// Leaders do not look at producers' numbers.
     ForgetSequences,
+    /// The coordinator tells members of others' partitions.
+    TwoOwners,
+    /// What is stored as a position is sometimes lower than what was committed.
+    PositionBack,
     /// One node never hears of its leader again.
     DeafFollower,
 }

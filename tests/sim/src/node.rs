@@ -1,6 +1,7 @@
 //! A node: what drives the replicas' state machines between disk and network. It is to the simulator
 //! what the broker is to a real node, without anything to decide of its own.
 
+use crate::coordinator::{Coordinator, GroupAnswer};
 use crate::ctx::{Ctx, duration};
 use crate::disk::{Disk, Entry};
 use crate::event::{Addr, Cut, Event, Message, Refusal};
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use weir_core::cluster::{Cluster, ClusterAsk};
 use weir_core::ids::{DiskId, Incarnation, NodeId, Offset, PartitionId, TimestampMs};
+use weir_core::metadata::GROUPS_PARTITION;
 use weir_core::partition::assignment::{Assignment, Lead};
 use weir_core::partition::follower::Held;
 use weir_core::partition::insync::Lag;
@@ -43,6 +45,8 @@ pub struct Node {
     pub incarnation: Option<Incarnation>,
     /// Its replicas.
     pub copies: BTreeMap<PartitionId, Copy>,
+    /// The group, while it leads the groups partition.
+    pub(crate) coordinator: Option<Coordinator>,
     /// Its monotonic clock began at some other zero.
     monotonic_zero: Micros,
     /// Its wall clock is off by so much, and jumps.
@@ -75,6 +79,8 @@ pub struct Reply {
     pub id: u64,
     /// Its first offset.
     pub base: Offset,
+    /// What a coordinator answers, if it was not a producer's batch.
+    pub answer: Option<GroupAnswer>,
 }
 
 impl Node {
@@ -91,6 +97,7 @@ impl Node {
             start: 0,
             incarnation: None,
             copies: BTreeMap::new(),
+            coordinator: None,
             monotonic_zero: 0,
             wall_offset_ms: 0,
         }
@@ -126,6 +133,7 @@ impl Node {
         self.applied = 0;
         self.incarnation = None;
         self.copies.clear();
+        self.coordinator = None;
         self.monotonic_zero = ctx.random.u64(0..1_000_000_000);
         self.disk.syncing = false;
         self.disk.era += 1;
@@ -169,6 +177,7 @@ impl Node {
         for partition in partitions {
             self.tick_copy(ctx, partition);
         }
+        self.tick_group(ctx);
         self.begin_sync(ctx);
     }
 
@@ -200,7 +209,8 @@ impl Node {
 
     /// Retention, in small: the leader drops its oldest entries now and then.
     fn maybe_trim(&mut self, ctx: &mut Ctx, partition: PartitionId) {
-        if ctx.healed || !ctx.chance(3) {
+        // The group is rebuilt from its whole log: there is no snapshot of it here.
+        if ctx.healed || partition == GROUPS_PARTITION || !ctx.chance(3) {
             return;
         }
         let Some(copy) = self.copies.get_mut(&partition) else { return };
@@ -267,9 +277,11 @@ impl Node {
             match effect {
                 Effect::Committed(reply) => self.acknowledge(ctx, partition, reply),
                 Effect::Unknown(reply) => {
-                    let (correlation, result) = (reply.correlation, Err(Refusal::NotLeader));
-                    let message = Message::Produced { partition, correlation, result };
-                    ctx.send(addr, reply.client, message);
+                    if reply.answer.is_none() {
+                        let (correlation, result) = (reply.correlation, Err(Refusal::NotLeader));
+                        let message = Message::Produced { partition, correlation, result };
+                        ctx.send(addr, reply.client, message);
+                    }
                 }
                 Effect::ReadView => {
                     let view = self.disk.log(partition).view();
@@ -299,7 +311,12 @@ impl Node {
         let insync = copy.replica.assignment().map(|known| known.insync.clone());
         if let Some(leader) = copy.replica.leader() {
             let lead = (self.addr, leader.epoch());
-            ctx.checks.acked(ctx.now, lead, partition, &reply, insync.unwrap_or_default());
+            if reply.id != 0 {
+                ctx.checks.acked(ctx.now, lead, partition, &reply, insync.unwrap_or_default());
+            }
+        }
+        if partition == GROUPS_PARTITION {
+            return self.answer_group(ctx, reply);
         }
         let (correlation, result) = (reply.correlation, Ok(reply.base));
         let message = Message::Produced { partition, correlation, result };

@@ -33,6 +33,9 @@ impl Node {
                 self.handle_produce(ctx, (from, correlation), partition, (batch, id));
             }
             Message::Fetch { partition, at } => self.handle_fetch(ctx, from, partition, at),
+            Message::Group { correlation, ask } => {
+                self.handle_group(ctx, Some((from, correlation)), &ask);
+            }
             Message::RegisterAnew { incarnation } => {
                 if self.incarnation == Some(incarnation) {
                     self.crash(ctx, false);
@@ -219,7 +222,7 @@ impl Node {
         };
         let copy = self.copies.get_mut(&partition).ok_or(Refusal::NotLeader)?;
         let leader = copy.replica.leader().ok_or(Refusal::NotLeader)?;
-        let reply = Reply { client, correlation, id, base };
+        let reply = Reply { client, correlation, id, base, answer: None };
         Ok(leader.park(base.plus(batch.count), reply).map(Effect::Committed))
     }
 

@@ -6,17 +6,23 @@ use crate::controller::Controller;
 use crate::ctx::Ctx;
 use crate::event::{Addr, CLIENTS, Event, Mend, Message};
 use crate::faults::Faults;
+use crate::member::Member;
 use crate::mutation::Mutation;
 use crate::node::Node;
 use crate::producer::Producer;
 use crate::queue::{MS, Micros};
+use std::collections::BTreeSet;
 use weir_core::cluster::ClusterAsk;
-use weir_core::ids::{DiskId, Offset, PartitionId};
+use weir_core::group::Slot;
+use weir_core::ids::{DiskId, Offset, PartitionId, PartitionIndex, TopicId};
+use weir_core::metadata::GROUPS_PARTITION;
 
 /// How long things break in a run.
 const FAULTY: Micros = 8_000 * MS;
 /// How long the world has to recover.
 const RECOVERY: Micros = 8_000 * MS;
+/// Of that, how long nobody writes.
+const QUIET: Micros = 1_500 * MS;
 
 /// What became of a run.
 #[derive(Clone, Debug)]
@@ -38,6 +44,7 @@ pub struct World {
     nodes: Vec<Node>,
     producers: Vec<Producer>,
     consumers: Vec<Consumer>,
+    members: Vec<Member>,
     faults: Faults,
 }
 
@@ -58,21 +65,29 @@ impl World {
         let partitions: Vec<PartitionId> = (1..=shape.u32(1..=3)).map(PartitionId).collect();
         let replicas = shape.u32(2..=3);
         let min_insync = shape.u32(1..=2);
-        let place = ClusterAsk::Place { partitions: partitions.clone(), replicas, min_insync };
+        let mut placed = vec![GROUPS_PARTITION];
+        placed.extend(&partitions);
+        let place = ClusterAsk::Place { partitions: placed, replicas, min_insync };
         ctx.after(400 * MS, Event::Replicated { term: 1, ask: place });
         let producers = (0..2).map(|n| Producer::new(&mut ctx, CLIENTS + n, &partitions));
         let producers: Vec<Producer> = producers.collect();
         let consumer = Consumer::new(&mut ctx, CLIENTS + 10, &partitions);
+        let slots: BTreeSet<Slot> = (0..6).map(|n| (TopicId(1), PartitionIndex(n))).collect();
+        let members =
+            (0..3).map(|n| Member::new(&mut ctx, CLIENTS + 20 + n, slots.clone(), n == 2));
+        let members = members.collect();
         let faults = Faults::new(&mut ctx);
-        World { ctx, controller, nodes, producers, consumers: vec![consumer], faults }
+        World { ctx, controller, nodes, producers, consumers: vec![consumer], members, faults }
     }
 
     /// Lets everything happen.
     pub fn run(mut self) -> Outcome {
         self.run_until(FAULTY);
         self.heal();
+        self.run_until(FAULTY + RECOVERY - QUIET);
+        self.ctx.quiet = true;
         self.run_until(FAULTY + RECOVERY);
-        let World { ctx, controller, nodes, producers, consumers, .. } = &mut self;
+        let World { ctx, controller, nodes, producers, consumers, members, .. } = &mut self;
         for node in nodes.iter_mut() {
             for (&partition, copy) in &mut node.copies {
                 let log = node.disk.log(partition);
@@ -86,7 +101,12 @@ impl World {
         }
         let lost = ctx.checks.lost_disks().clone();
         let mut violations = std::mem::take(&mut ctx.checks.violations);
-        violations.extend(converge::check(controller, nodes, (producers, consumers), &lost));
+        violations.extend(converge::check(
+            controller,
+            nodes,
+            (producers, consumers, members),
+            &lost,
+        ));
         Outcome {
             violations,
             trace: ctx.queue.trace(),
@@ -199,6 +219,12 @@ impl World {
                     consumer.handle_fetched(ctx, partition, at, &fetched);
                 }
             }
+            Message::Grouped { correlation, answer } => {
+                let member = self.members.iter_mut().find(|client| client.addr == to);
+                if let Some(member) = member {
+                    member.handle_answer(ctx, correlation, answer);
+                }
+            }
             _ => {}
         }
     }
@@ -210,6 +236,9 @@ impl World {
         }
         for consumer in self.consumers.iter_mut().filter(|one| one.addr == client) {
             consumer.handle_tick(ctx, &self.nodes);
+        }
+        for member in self.members.iter_mut().filter(|one| one.addr == client) {
+            member.handle_tick(ctx, &self.nodes);
         }
     }
 

@@ -9,6 +9,7 @@ pub mod access;
 pub mod cluster;
 pub mod deploy;
 pub mod entry;
+pub mod group;
 pub mod ids;
 pub mod limits;
 pub mod metadata;

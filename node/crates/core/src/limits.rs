@@ -84,6 +84,10 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 1_024;
 /// Batches remembered per producer, so that a retry of any of them is recognised. Also the most
 /// batches a producer may have in flight per partition.
 pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
+/// Most members of a consumer group.
+pub const GROUP_MEMBERS_MAX: usize = 1_024;
+/// Most partitions that a consumer group divides.
+pub const GROUP_SLOTS_MAX: usize = 16_384;
 /// Most keyed state that one partition may hold in memory, keys and values, in bytes.
 pub const STATE_BYTES_MAX: usize = 16 * MIB;
 /// Longest key of keyed state, in bytes.

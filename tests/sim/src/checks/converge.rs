@@ -4,6 +4,7 @@
 use super::{Violations, note};
 use crate::consumer::Consumer;
 use crate::controller::Controller;
+use crate::member::Member;
 use crate::node::Node;
 use crate::producer::Producer;
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ pub const NAME: &str = "converge";
 pub fn check(
     controller: &Controller,
     nodes: &mut [Node],
-    (producers, consumers): (&[Producer], &[Consumer]),
+    (producers, consumers, members): (&[Producer], &[Consumer], &[Member]),
     lost: &BTreeSet<DiskId>,
 ) -> Violations {
     let mut seen = Violations::new();
@@ -43,7 +44,26 @@ pub fn check(
     if whole && !producers.iter().all(Producer::is_done) {
         note(&mut seen, NAME, "a producer waits".into());
     }
+    if whole {
+        check_group(&mut seen, members);
+    }
     seen
+}
+
+/// Every partition of the group has one owner, and all have about the same to do.
+fn check_group(seen: &mut Violations, members: &[Member]) {
+    let mut all = Vec::new();
+    for member in members {
+        match member.settled() {
+            Some(slots) if slots.len() == 2 => all.extend(slots),
+            other => note(seen, NAME, format!("member {}: {other:?}", member.addr)),
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    if all.len() != 6 {
+        note(seen, NAME, format!("the group works on {all:?}"));
+    }
 }
 
 fn check_partition(

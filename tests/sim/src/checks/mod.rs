@@ -3,8 +3,10 @@
 pub mod acked;
 pub mod converge;
 pub mod dense;
+pub mod group_owner;
 pub mod logs_equal;
 pub mod one_leader;
+pub mod positions;
 pub mod sequences;
 pub mod watermark;
 
@@ -13,6 +15,7 @@ use crate::event::{Addr, Fetched};
 use crate::node::Reply;
 use crate::queue::Micros;
 use std::collections::{BTreeMap, BTreeSet};
+use weir_core::group::{Generation, GroupChange, MemberId, Slot};
 use weir_core::ids::{DiskId, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
 
@@ -40,10 +43,14 @@ pub struct Checks {
     pub acknowledged: u64,
     /// How many leaderships began.
     pub elections: u64,
+    /// What entries of the groups partition hold, by their content's number.
+    pub contents: BTreeMap<u64, GroupChange>,
     acked: acked::Acked,
     dense: dense::Dense,
+    group_owner: group_owner::GroupOwner,
     logs_equal: logs_equal::LogsEqual,
     one_leader: one_leader::OneLeader,
+    positions: positions::Positions,
     sequences: sequences::Sequences,
     watermark: watermark::Watermark,
     /// How far each run of a node was looked at, per partition.
@@ -106,6 +113,9 @@ impl Checks {
             self.logs_equal.committed(&mut self.violations, node, partition, entry);
             if leads {
                 self.sequences.committed(&mut self.violations, partition, entry);
+                if let Some(change) = self.contents.get(&entry.id) {
+                    self.positions.committed(&mut self.violations, entry.base, change);
+                }
             }
         }
     }
@@ -116,6 +126,38 @@ impl Checks {
         for entry in &fetched.entries {
             self.logs_equal.committed(&mut self.violations, consumer, partition, entry);
         }
+    }
+
+    /// A coordinator changes the group by an entry of this content.
+    pub fn changed(&mut self, id: u64, change: GroupChange) {
+        for (&member, known) in &change.members {
+            if known.is_none() {
+                self.group_owner.ended(member);
+            }
+        }
+        self.contents.insert(id, change);
+    }
+
+    /// A member begins to work on a partition.
+    pub fn works(
+        &mut self,
+        who: (Addr, MemberId),
+        slot: Slot,
+        since: Generation,
+        position: Offset,
+    ) {
+        self.group_owner.works(&mut self.violations, who, slot, since);
+        self.positions.works(&mut self.violations, slot, since, position);
+    }
+
+    /// A member works on a partition no longer.
+    pub fn stops(&mut self, addr: Addr, slot: Slot) {
+        self.group_owner.stops(addr, slot);
+    }
+
+    /// A member was told that its position is stored.
+    pub fn stored(&mut self, slot: Slot, since: Generation, position: Offset) {
+        self.positions.stored(slot, since, position);
     }
 
     /// A disk is gone, with everything on it.
