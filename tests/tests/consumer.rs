@@ -169,6 +169,11 @@ async fn made_shown_replaced_deleted() -> Result<()> {
         let refused = site.create("x", arguments).expect(code);
         assert!(refused.stderr.contains(says), "{arguments:?}: {}", refused.stderr);
     }
+    let ca = site.dir.path().join("ca.pem").to_string_lossy().into_owned();
+    std::fs::write(&ca, "no certificate")?;
+    let refused = site.create("x", &["--module=latest@1.0.0", "--allow-http=a", "--http-ca", &ca]);
+    assert!(refused.stderr.contains("no certificates of authorities"), "{}", refused.stderr);
+    assert_eq!(refused.code, 4);
     let refused = site.weir(&["topic", "delete", "out", "--yes"]).expect(4);
     assert!(refused.stderr.contains("deployment `"), "{}", refused.stderr);
     site.weir(&["consumer", "delete", "table"]).expect(0);

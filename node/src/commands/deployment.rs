@@ -29,7 +29,7 @@ const LINES_MAX: i64 = limits::DEPLOYMENT_LOG_LINES_MAX as i64;
 #[derive(Debug)]
 pub enum Action {
     /// Create one of this name.
-    Create(String, DeploymentSpec),
+    Create(String, Box<DeploymentSpec>),
     /// Show all.
     List,
     /// Show one.
@@ -161,7 +161,7 @@ impl CreateArgs {
                 .map_err(|_| Failure::usage("--lateness is at most 49 days"))?,
             http,
         };
-        Ok(Action::Create(self.name, spec))
+        Ok(Action::Create(self.name, Box::new(spec)))
     }
 }
 
@@ -197,7 +197,7 @@ impl Site<'_> {
         let admin = self.client.admin();
         match action {
             Action::Create(name, spec) => {
-                let created = admin.create_deployment(&name, spec).await;
+                let created = admin.create_deployment(&name, *spec).await;
                 self.changed(&name, "creating", created)
             }
             Action::List => self.list().await,

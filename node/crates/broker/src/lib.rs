@@ -28,6 +28,7 @@ mod validate;
 
 pub use broker::{Broker, Reporter, StartError};
 pub use config::{BrokerConfig, SHUTDOWN_GRACE};
+pub use deploy::http;
 pub use repair::Losses;
 pub use status::Health;
 pub use weir_wasm::Compiler;

@@ -145,6 +145,9 @@ pub const NODE_LANE_STATE_BYTES_MAX: usize = 256 * MIB;
 pub const LANES_AT_WORK_MAX: usize = 16;
 /// Most lanes of one deployment that do.
 pub const DEPLOYMENT_AT_WORK_MAX: usize = 2;
+/// The same for lanes of consumers that may send requests over HTTP: they wait for others, and must
+/// not take the turns of those that do not.
+pub const HTTP_LANES_AT_WORK_MAX: usize = 32;
 /// A lane makes one entry of the outputs of several input batches, up to about so many bytes.
 pub const LANE_ENTRY_BYTES: usize = MIB;
 /// What a distributor reads from an outbox at a time, in bytes; one entry always fits.

@@ -63,7 +63,7 @@ pub const HTTP_TIMEOUTS_PER_CALL: u64 = 2 * HTTP_RECORDS_PER_CALL as u64;
 /// Requests of one module that are on their way at a time; others wait.
 pub const HTTP_AT_ONCE: usize = 8;
 /// Responses that one `send` hands over, all together, in bytes.
-pub const HTTP_RESPONSES_BYTES_MAX: usize = 8 * MIB;
+pub const HTTP_RESPONSES_BYTES_MAX: usize = 4 * MIB;
 /// Characters of a URL that a message shows.
 pub const URL_SHOWN_CHARS: usize = 200;
 

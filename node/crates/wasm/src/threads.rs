@@ -16,6 +16,9 @@ use weir_core::record::Records;
 /// Workers that wait to be taken up by a thread.
 const STARTS_MAX: usize = 1_024;
 
+/// Names that are resolved at a time, for each thread.
+const RESOLVERS_MAX: usize = 4;
+
 type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// The guests' threads are gone: the node is shutting down.
@@ -68,8 +71,11 @@ impl GuestThreads {
 impl GuestThread {
     fn start(number: usize) -> io::Result<GuestThread> {
         let (tasks, mut inbox) = mpsc::channel::<Task>(STARTS_MAX);
-        // With input and output: modules that may wait for servers.
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // With input and output, and names that are resolved: modules may wait for servers.
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(RESOLVERS_MAX)
+            .build()?;
         let builder = std::thread::Builder::new().name(format!("guest-{number}"));
         let handle = builder.spawn(move || {
             let local = LocalSet::new();

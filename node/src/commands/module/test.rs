@@ -12,6 +12,9 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use weir_broker::http::{Outgoing, SystemTrust};
+use weir_core::deploy::http::{AllowedHost, HttpGrant};
+use weir_core::limits;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, PushError, RecordBatch, Records};
 use weir_core::{LeaderEpoch, Offset, ProducerId, TimestampMs};
 use weir_wasm::bisect::OnError;
@@ -66,6 +69,9 @@ pub struct Args {
     /// At the end, move the watermark on until all timers have fired
     #[arg(long)]
     fire_timers: bool,
+    /// A host that a consumer may send requests to; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    allow_http: Vec<AllowedHost>,
     /// Do not print the records that come out
     #[arg(long, short)]
     quiet: bool,
@@ -126,7 +132,7 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
         OnErrorArg::DeadLetter => OnError::DeadLetter,
         OnErrorArg::Stop => OnError::Stop,
     };
-    let around = Surroundings::default();
+    let around = surroundings(&args)?;
     let deployment = Deployment { module, settings, limits, on_error, topics: args.topics, around };
     let threads = GuestThreads::start(1)?;
     let runner = threads.run(deployment).map_err(anyhow::Error::from)?;
@@ -154,6 +160,18 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     }
     run.finish().await?;
     run.report(globals)
+}
+
+/// What the module reaches: what it would on a node, but for its place.
+fn surroundings(args: &Args) -> Result<Surroundings, Failure> {
+    if args.allow_http.is_empty() {
+        return Ok(Surroundings::default());
+    }
+    let timeout_ms = limits::HTTP_TIMEOUT_MS_DEFAULT;
+    let grant = HttpGrant { allow: args.allow_http.clone(), timeout_ms, ca_pem: None };
+    grant.check().map_err(|error| Failure::usage(error.to_string()))?;
+    let outgoing = Outgoing::new(grant, SystemTrust::default()).map_err(anyhow::Error::from)?;
+    Ok(Surroundings { http: Some(Arc::new(outgoing)), ..Surroundings::default() })
 }
 
 impl Run<'_> {

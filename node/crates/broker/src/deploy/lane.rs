@@ -312,7 +312,7 @@ impl LaneTask {
             return self.wait(job).await;
         }
         let turn = self.turns.clone().acquire_owned().await;
-        let at_work = self.deployments.at_work.clone().acquire_owned().await;
+        let at_work = self.deployments.at_work(&job.deployment).clone().acquire_owned().await;
         let end = progress.high_watermark;
         let chunk = read(&self.shared, &self.input, job.position.next, end).await?;
         if chunk.next_offset <= job.position.next {

@@ -67,6 +67,8 @@ pub struct Deployments {
     thread: tokio::runtime::Handle,
     /// Lanes that hold a batch in memory.
     at_work: Arc<Semaphore>,
+    /// Those of consumers that may wait for servers.
+    at_work_http: Arc<Semaphore>,
     /// Distributors that do.
     distributing: Arc<Semaphore>,
     running: Mutex<BTreeMap<String, Running>>,
@@ -96,6 +98,7 @@ impl Deployments {
             states: Arc::new(States::new(views)),
             thread,
             at_work: Arc::new(Semaphore::new(limits::LANES_AT_WORK_MAX)),
+            at_work_http: Arc::new(Semaphore::new(limits::HTTP_LANES_AT_WORK_MAX)),
             distributing: Arc::new(Semaphore::new(limits::LANES_AT_WORK_MAX)),
             running: Mutex::default(),
             trust: SystemTrust::default(),
@@ -113,6 +116,14 @@ impl Deployments {
     #[must_use]
     pub fn thread(&self) -> &tokio::runtime::Handle {
         &self.thread
+    }
+
+    /// Whose turns a lane of `deployment` takes.
+    fn at_work(&self, deployment: &Deployment) -> &Arc<Semaphore> {
+        match deployment.spec.http {
+            Some(_) => &self.at_work_http,
+            None => &self.at_work,
+        }
     }
 
     /// Starts all deployments, and removes what deleted ones left behind. To be called once the log

@@ -68,8 +68,6 @@ impl DeploymentKind {
         }
     }
 
-    // Serde asks for a reference.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     fn is_transform(&self) -> bool {
         *self == DeploymentKind::Transform
     }
@@ -158,7 +156,6 @@ pub struct DeploymentSpec {
     pub http: Option<HttpGrant>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
