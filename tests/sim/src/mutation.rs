@@ -1,5 +1,5 @@
-//! Ways to break the simulated world on purpose, each against one invariant: a checker that does not
-//! see its own is no checker. The code under test is never changed, only what lies around it.
+//! Ways to break the simulated world on purpose, each against one invariant: a checker that does
+//! not see its own is no checker. The code under test is never changed, only what lies around it.
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -86,7 +86,7 @@ impl Checks {
     ) {
         self.acknowledged += 1;
         self.one_leader.acts(&mut self.violations, partition, epoch, node);
-        self.acked.acked(now, partition, reply, insync);
+        self.acked.acked(now, (partition, epoch), reply, insync);
     }
 
     /// A client was told that its batch is stored.
