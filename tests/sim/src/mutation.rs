@@ -9,6 +9,8 @@ pub enum Mutation {
     None,
     /// Disks say "synced" before it is so, and lose that in a crash.
     LyingDisk,
+    /// Followers report what is not synced yet.
+    EarlyReport,
     /// A deposed leader is told that it leads, in its successor's epoch.
     TwoLeaders,
     /// Followers write something else than what they were sent.

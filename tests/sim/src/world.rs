@@ -122,6 +122,7 @@ impl World {
         while let Some((at, event)) = self.ctx.queue.pop(until) {
             self.ctx.now = at;
             self.handle(event);
+            self.ctx.checks.look(&self.controller.image, &self.nodes);
         }
         self.ctx.now = until;
     }

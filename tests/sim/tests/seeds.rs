@@ -46,6 +46,12 @@ fn lost_acknowledgements_are_seen() {
     is_seen(Mutation::LyingDisk, checks::acked::NAME);
 }
 
+/// Goal: an acknowledgement that a member of the in-sync set does not hold yet is seen.
+#[test]
+fn members_that_lack_something_are_seen() {
+    is_seen(Mutation::EarlyReport, checks::insync::NAME);
+}
+
 /// Goal: two leaders in one epoch are seen.
 #[test]
 fn two_leaders_are_seen() {
