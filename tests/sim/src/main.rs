@@ -40,6 +40,9 @@ fn main() -> ExitCode {
         }
         let outcome = run_named(seed, args.mutation, args.verbose);
         ran += 1;
+        if ran % 500 == 0 {
+            eprintln!("{ran} seeds, {failed} failed, {:.0} s", began.elapsed().as_secs_f64());
+        }
         acknowledged += outcome.acknowledged;
         elections += outcome.elections;
         if outcome.violations.is_empty() {

@@ -151,8 +151,8 @@ fn promotion_waits_for_the_disk() {
     assert_eq!(two.leader().unwrap().epoch(), LeaderEpoch(3));
 }
 
-/// Goal: a follower whose newest epochs are all unknown to the leader finds the place where the logs
-/// part, however many of them there are.
+/// Goal: a follower whose newest epochs are all unknown to the leader finds the place where the
+/// logs part, however many of them there are.
 #[test]
 fn long_histories() {
     let rows: Vec<(i32, i64)> = (0..150).map(|n| (2 * n + 2, i64::from(n) + 10)).collect();
