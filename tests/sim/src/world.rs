@@ -121,8 +121,10 @@ impl World {
     fn run_until(&mut self, until: Micros) {
         while let Some((at, event)) = self.ctx.queue.pop(until) {
             self.ctx.now = at;
+            let decided = self.controller.log.len();
             self.handle(event);
-            self.ctx.checks.look(&self.controller.image, &self.nodes);
+            let Controller { image, log, .. } = &self.controller;
+            self.ctx.checks.look(image, log.len() > decided, &self.nodes);
         }
         self.ctx.now = until;
     }

@@ -28,11 +28,11 @@ impl InSyncHolds {
         self.fresh.push((partition, base, id));
     }
 
-    /// Looks at the world, between two events.
+    /// Looks at the world, between two events: `changed` says that the controllers' image did.
     pub fn look(
         &mut self,
         seen: &mut Violations,
-        cluster: &Cluster,
+        (cluster, changed): (&Cluster, bool),
         nodes: &[Node],
         lost: &BTreeSet<DiskId>,
     ) {
@@ -41,7 +41,7 @@ impl InSyncHolds {
                 check(seen, (partition, known), nodes, lost, [(&base, &id)].into_iter());
             }
         }
-        for (&partition, known) in cluster.partitions() {
+        for (&partition, known) in cluster.partitions().iter().filter(|_| changed) {
             let before = self.looked.insert(partition, known.partition_epoch);
             if before != Some(known.partition_epoch)
                 && let Some(acked) = self.acked.get(&partition)

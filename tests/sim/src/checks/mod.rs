@@ -94,8 +94,9 @@ impl Checks {
     }
 
     /// An event is over: what do disks hold now?
-    pub fn look(&mut self, cluster: &Cluster, nodes: &[Node]) {
-        self.insync.look(&mut self.violations, cluster, nodes, self.acked.lost_disks());
+    pub fn look(&mut self, cluster: &Cluster, changed: bool, nodes: &[Node]) {
+        let lost = self.acked.lost_disks();
+        self.insync.look(&mut self.violations, (cluster, changed), nodes, lost);
     }
 
     /// A client was told that its batch is stored.
