@@ -147,6 +147,7 @@ impl Controller {
             return;
         }
         if let Ok(change) = self.image.decide(&ask) {
+            ctx.say(|| format!("decided {ask:?}: {:?}", change.partitions));
             self.image.apply(&change);
         }
         self.log.push(ask);

@@ -29,6 +29,8 @@ pub struct Ctx {
     last_number: u64,
     /// Whether faults are over.
     pub healed: bool,
+    /// Whether to tell on the standard output what happens.
+    pub verbose: bool,
     /// Whether clients write nothing more, so that all logs can become equal.
     pub quiet: bool,
 }
@@ -48,6 +50,7 @@ impl Ctx {
             last_number: 0,
             healed: false,
             quiet: false,
+            verbose: false,
         }
     }
 
@@ -80,6 +83,13 @@ impl Ctx {
     /// A time of `min` to `max`.
     pub fn between(&mut self, min: Micros, max: Micros) -> Micros {
         self.random.u64(min..=max)
+    }
+
+    /// Tells what happens, if somebody wants to know.
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>10} {}", self.now, what());
+        }
     }
 
     /// True `permille` times of a thousand.

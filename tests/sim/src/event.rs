@@ -2,6 +2,7 @@
 
 use crate::coordinator::GroupAnswer;
 use crate::disk::Entry;
+use std::fmt;
 use weir_core::cluster::ClusterAsk;
 use weir_core::group::GroupAsk;
 use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
@@ -41,6 +42,41 @@ pub enum Event {
     Fault,
     /// A fault ends.
     Mend(Mend),
+}
+
+impl Event {
+    /// Writes what makes this event this one. Entries go by their content's number: they are most
+    /// of what there is to write, and nearly all of it is said by that.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn trace(&self, at: u64, out: &mut impl fmt::Write) -> fmt::Result {
+        match self {
+            Event::Deliver { from, to, message: Message::Push(partition, push, entries) } => {
+                write!(out, "{at} push {from} {to} {partition} {}", push.high_watermark)?;
+                entries.iter().try_for_each(|entry| write!(out, " {}", entry.id))
+            }
+            Event::Deliver {
+                from,
+                to,
+                message: Message::Fetched { partition, at: place, fetched },
+            } => {
+                write!(out, "{at} fetched {from} {to} {partition} {place} {}", fetched.order)?;
+                fetched.entries.iter().try_for_each(|entry| write!(out, " {}", entry.id))
+            }
+            Event::Deliver { from, to, message: Message::Metadata { committed } } => {
+                write!(out, "{at} metadata {from} {to} {committed}")
+            }
+            Event::Deliver { from, to, message: Message::Report(partition, report) } => {
+                let (node, end) = (report.node, report.durable_end);
+                write!(out, "{at} report {from} {to} {partition} {node} {end}")
+            }
+            Event::Deliver { from, to, message: Message::Heartbeat { node, incarnation } } => {
+                write!(out, "{at} heartbeat {from} {to} {node} {incarnation}")
+            }
+            other => write!(out, "{at} {other:?}"),
+        }
+    }
 }
 
 /// How a log is cut.

@@ -86,6 +86,7 @@ impl Faults {
             at += 1;
         }
         let node = ctx.random.usize(0..nodes.len());
+        ctx.say(|| format!("fault {:?} at node {}", KINDS[at], nodes[node].addr));
         self.apply(ctx, KINDS[at], controller, nodes, node);
     }
 

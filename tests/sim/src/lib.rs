@@ -37,5 +37,5 @@ pub use world::{Outcome, World};
 /// Runs a seed.
 #[must_use]
 pub fn run(seed: u64, mutation: Mutation) -> Outcome {
-    World::new(seed, mutation).run()
+    World::new(seed, mutation, false).run()
 }

@@ -3,7 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use weir_sim::{Mutation, run};
+use weir_sim::{Mutation, World};
 
 /// Runs seeds, and prints those that break an invariant.
 #[derive(Parser)]
@@ -20,6 +20,9 @@ struct Args {
     /// What to break on purpose.
     #[arg(long, value_enum, default_value_t = Mutation::None)]
     mutation: Mutation,
+    /// Tell what happens.
+    #[arg(long)]
+    verbose: bool,
     /// Stop at so many failed seeds.
     #[arg(long, default_value_t = 5)]
     failures: u32,
@@ -35,8 +38,11 @@ fn main() -> ExitCode {
         if budget.is_some_and(|budget| began.elapsed() > budget) || failed >= args.failures {
             break;
         }
-        let outcome = run_named(seed, args.mutation);
+        let outcome = run_named(seed, args.mutation, args.verbose);
         ran += 1;
+        if ran % 500 == 0 {
+            eprintln!("{ran} seeds, {failed} failed, {:.0} s", began.elapsed().as_secs_f64());
+        }
         acknowledged += outcome.acknowledged;
         elections += outcome.elections;
         if outcome.violations.is_empty() {
@@ -58,8 +64,8 @@ fn main() -> ExitCode {
 }
 
 /// A panic of the code under test must say which seed it was.
-fn run_named(seed: u64, mutation: Mutation) -> weir_sim::Outcome {
-    match std::panic::catch_unwind(|| run(seed, mutation)) {
+fn run_named(seed: u64, mutation: Mutation, verbose: bool) -> weir_sim::Outcome {
+    match std::panic::catch_unwind(|| World::new(seed, mutation, verbose).run()) {
         Ok(outcome) => outcome,
         Err(panic) => {
             eprintln!("seed {seed} panicked: cargo run -p weir-sim -- --seeds 1 --from {seed}");

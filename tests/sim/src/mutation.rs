@@ -1,5 +1,5 @@
-//! Ways to break the simulated world on purpose, each against one invariant: a checker that does not
-//! see its own is no checker. The code under test is never changed, only what lies around it.
+//! Ways to break the simulated world on purpose, each against one invariant: a checker that does
+//! not see its own is no checker. The code under test is never changed, only what lies around it.
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -9,6 +9,8 @@ pub enum Mutation {
     None,
     /// Disks say "synced" before it is so, and lose that in a crash.
     LyingDisk,
+    /// Followers report what is not synced yet.
+    EarlyReport,
     /// A deposed leader is told that it leads, in its successor's epoch.
     TwoLeaders,
     /// Followers write something else than what they were sent.

@@ -1,5 +1,5 @@
-//! A node: what drives the replicas' state machines between disk and network. It is to the simulator
-//! what the broker is to a real node, without anything to decide of its own.
+//! A node: what drives the replicas' state machines between disk and network. It is to the
+//! simulator what the broker is to a real node, without anything to decide of its own.
 
 use crate::coordinator::{Coordinator, GroupAnswer};
 use crate::ctx::{Ctx, duration};
@@ -123,6 +123,7 @@ impl Node {
         if self.up {
             return;
         }
+        ctx.say(|| format!("node {} starts", self.addr));
         self.up = true;
         self.run += 1;
         self.paused_until = 0;
@@ -289,6 +290,10 @@ impl Node {
                     todo.extend(copy.replica.handle_view(now, &view));
                     if let Some(leader) = copy.replica.leader() {
                         let (epoch, log) = (leader.epoch(), self.disk.log(partition));
+                        let (start, end) = (log.base.log_end, log.end());
+                        ctx.say(|| {
+                            format!("node {addr} leads {partition} in {epoch}: {start}..{end}")
+                        });
                         ctx.checks.led(addr, partition, epoch, log);
                     }
                 }
@@ -311,6 +316,8 @@ impl Node {
         let insync = copy.replica.assignment().map(|known| known.insync.clone());
         if let Some(leader) = copy.replica.leader() {
             let lead = (self.addr, leader.epoch());
+            let (base, id) = (reply.base, reply.id);
+            ctx.say(|| format!("{lead:?} acknowledges {id} at {partition}/{base} by {insync:?}"));
             if reply.id != 0 {
                 ctx.checks.acked(ctx.now, lead, partition, &reply, insync.unwrap_or_default());
             }
@@ -417,7 +424,10 @@ impl Node {
         let now = self.now(ctx);
         let Some(copy) = self.copies.get_mut(&partition) else { return };
         let log = self.disk.log(partition);
+        let before = log.end();
         log.cut(cut);
+        let (addr, after) = (self.addr, log.end());
+        ctx.say(|| format!("node {addr} cuts {partition} from {before} to {after}"));
         let effects = copy.replica.handle_cut(now, &log.view());
         self.perform(ctx, partition, effects);
     }

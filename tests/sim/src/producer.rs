@@ -1,5 +1,5 @@
-//! An idempotent producer: numbers its batches per partition, keeps a few in flight, and sends again
-//! from the oldest open one whenever something goes wrong. It never gives a batch up.
+//! An idempotent producer: numbers its batches per partition, keeps a few in flight, and sends
+//! again from the oldest open one whenever something goes wrong. It never gives a batch up.
 
 use crate::ctx::Ctx;
 use crate::event::{Addr, Event, Message, Refusal};

@@ -5,7 +5,7 @@ use crate::event::Event;
 use std::cmp::Reverse;
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::hash::Hasher;
 
 /// Microseconds of virtual time.
@@ -50,7 +50,7 @@ impl Queue {
         }
         self.order.pop();
         let event = self.events.remove(&number)?;
-        write!(self.trace, "{at} {event:?}").ok()?;
+        event.trace(at, &mut self.trace).ok()?;
         Some((at, event))
     }
 

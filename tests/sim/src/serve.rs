@@ -36,11 +36,9 @@ impl Node {
             Message::Group { correlation, ask } => {
                 self.handle_group(ctx, Some((from, correlation)), &ask);
             }
-            Message::RegisterAnew { incarnation } => {
-                if self.incarnation == Some(incarnation) {
-                    self.crash(ctx, false);
-                    ctx.after(MS, Event::Start { node: self.addr });
-                }
+            Message::RegisterAnew { incarnation } if self.incarnation == Some(incarnation) => {
+                self.crash(ctx, false);
+                ctx.after(MS, Event::Start { node: self.addr });
             }
             _ => {}
         }
@@ -152,7 +150,10 @@ impl Node {
         }
         let Some(copy) = self.copies.get_mut(&partition) else { return };
         let Some(follower) = copy.replica.follower() else { return };
-        if let Some((report, start)) = follower.handle_push(now, &push) {
+        if let Some((mut report, start)) = follower.handle_push(now, &push) {
+            if ctx.mutation == Mutation::EarlyReport {
+                report.durable_end = follower.held().log_end;
+            }
             if let Some(start) = start {
                 self.disk.log(partition).trim(start);
             }

@@ -49,13 +49,14 @@ pub struct World {
 }
 
 impl World {
-    /// The world of a seed.
-    pub fn new(seed: u64, mutation: Mutation) -> World {
+    /// The world of a seed, which says what happens if it is `verbose`.
+    pub fn new(seed: u64, mutation: Mutation, verbose: bool) -> World {
         let mut shape = fastrand::Rng::with_seed(seed ^ 0x5eed);
         let count = shape.u32(3..=5);
         let addrs: Vec<Addr> = (1..=count).collect();
         let voters = addrs[..3].to_vec();
         let mut ctx = Ctx::new(seed, addrs.clone(), voters, mutation);
+        ctx.verbose = verbose;
         let controller = Controller::new(&mut ctx);
         let mut nodes = Vec::new();
         for &addr in &addrs {
@@ -99,6 +100,8 @@ impl World {
                 }
             }
         }
+        let described = describe(nodes);
+        ctx.say(|| described);
         let lost = ctx.checks.lost_disks().clone();
         let mut violations = std::mem::take(&mut ctx.checks.violations);
         violations.extend(converge::check(
@@ -118,7 +121,10 @@ impl World {
     fn run_until(&mut self, until: Micros) {
         while let Some((at, event)) = self.ctx.queue.pop(until) {
             self.ctx.now = at;
+            let decided = self.controller.log.len();
             self.handle(event);
+            let Controller { image, log, .. } = &self.controller;
+            self.ctx.checks.look(image, log.len() > decided, &self.nodes);
         }
         self.ctx.now = until;
     }
@@ -249,18 +255,18 @@ impl World {
             Mend::Fast { node } => self.node(node).0.disk.slow = false,
         }
     }
+}
 
-    /// One line per replica, for a human who looks at a failure.
-    pub fn describe(&mut self) -> String {
-        let mut text = String::new();
-        for node in &mut self.nodes {
-            for (partition, copy) in &mut node.copies {
-                let [start, commit, durable, end] = copy.replica.ends().map(|Offset(n)| n);
-                let leads = if copy.replica.leader().is_some() { 'L' } else { 'f' };
-                let ends = format!("start={start} commit={commit} durable={durable} end={end}");
-                text += &format!("node {} {partition} {leads} {ends}\n", node.addr);
-            }
+/// One line per replica, for a human who looks at a failure.
+fn describe(nodes: &mut [Node]) -> String {
+    let mut text = String::from("in the end");
+    for node in nodes {
+        for (partition, copy) in &mut node.copies {
+            let [start, commit, durable, end] = copy.replica.ends().map(|Offset(n)| n);
+            let leads = if copy.replica.leader().is_some() { 'L' } else { 'f' };
+            let ends = format!("start={start} commit={commit} durable={durable} end={end}");
+            text += &format!("\nnode {} {partition} {leads} {ends}", node.addr);
         }
-        text
     }
+    text
 }

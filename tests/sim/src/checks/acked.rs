@@ -1,5 +1,6 @@
 //! No acknowledged record is lost while a replica that was in sync at the acknowledgement has its
-//! disk. Whoever leads holds all such records, at the offsets that were told.
+//! disk. Whoever leads holds all such records of earlier epochs, at the offsets that were told. (A
+//! node may still take up the lead in an epoch that is over. It commits nothing then.)
 
 use super::{Violations, note};
 use crate::disk::Log;
@@ -23,6 +24,7 @@ pub struct Acked {
 struct Told {
     id: u64,
     at: Micros,
+    epoch: LeaderEpoch,
     disks: BTreeSet<DiskId>,
 }
 
@@ -31,12 +33,12 @@ impl Acked {
     pub fn acked(
         &mut self,
         at: Micros,
-        partition: PartitionId,
+        (partition, epoch): (PartitionId, LeaderEpoch),
         reply: &Reply,
         insync: BTreeMap<NodeId, DiskId>,
     ) {
         let disks = insync.into_values().collect();
-        let told = Told { id: reply.id, at, disks };
+        let told = Told { id: reply.id, at, epoch, disks };
         self.told.entry((partition, reply.base)).or_insert(told);
         self.by_id.insert(reply.id, (partition, reply.base));
     }
@@ -69,7 +71,7 @@ impl Acked {
         let from = (partition, log.base.log_end);
         let told = self.told.range(from..=(partition, Offset(i64::MAX)));
         for (&(_, base), told) in told {
-            if told.disks.is_subset(&self.lost) {
+            if told.epoch > epoch || told.disks.is_subset(&self.lost) {
                 continue;
             }
             let at = log.entries.binary_search_by_key(&base, |entry| entry.base);

@@ -4,6 +4,7 @@ pub mod acked;
 pub mod converge;
 pub mod dense;
 pub mod group_owner;
+pub mod insync;
 pub mod logs_equal;
 pub mod one_leader;
 pub mod positions;
@@ -12,9 +13,10 @@ pub mod watermark;
 
 use crate::disk::{Entry, Log};
 use crate::event::{Addr, Fetched};
-use crate::node::Reply;
+use crate::node::{Node, Reply};
 use crate::queue::Micros;
 use std::collections::{BTreeMap, BTreeSet};
+use weir_core::cluster::Cluster;
 use weir_core::group::{Generation, GroupChange, MemberId, Slot};
 use weir_core::ids::{DiskId, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
@@ -48,6 +50,7 @@ pub struct Checks {
     acked: acked::Acked,
     dense: dense::Dense,
     group_owner: group_owner::GroupOwner,
+    insync: insync::InSyncHolds,
     logs_equal: logs_equal::LogsEqual,
     one_leader: one_leader::OneLeader,
     positions: positions::Positions,
@@ -86,7 +89,14 @@ impl Checks {
     ) {
         self.acknowledged += 1;
         self.one_leader.acts(&mut self.violations, partition, epoch, node);
-        self.acked.acked(now, partition, reply, insync);
+        self.acked.acked(now, (partition, epoch), reply, insync);
+        self.insync.acked(partition, reply.base, reply.id);
+    }
+
+    /// An event is over: what do disks hold now?
+    pub fn look(&mut self, cluster: &Cluster, changed: bool, nodes: &[Node]) {
+        let lost = self.acked.lost_disks();
+        self.insync.look(&mut self.violations, (cluster, changed), nodes, lost);
     }
 
     /// A client was told that its batch is stored.

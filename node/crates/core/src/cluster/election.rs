@@ -1,9 +1,9 @@
-//! Who leads a partition. Only members of the in-sync set, with the disk that they joined with, may:
-//! they alone are sure to hold all that was committed. Where none is there the partition has no
-//! leader, and its in-sync set names the disks that would help.
+//! Who leads a partition. Only members of the in-sync set, with the disk that they joined with,
+//! may: they alone are sure to hold all that was committed. Where none is there the partition has
+//! no leader, and its in-sync set names the disks that would help.
 //!
-//! Every change of the leader raises the leader epoch, and so does the same node's coming back: what
-//! its earlier life wrote but did not sync is gone from its disk, perhaps not from others'.
+//! Every change of the leader raises the leader epoch, and so does the same node's coming back:
+//! what its earlier life wrote but did not sync is gone from its disk, perhaps not from others'.
 
 use super::Node;
 use crate::ids::{DiskId, NodeId};

@@ -10,10 +10,10 @@
 //! | what must hold | where |
 //! |---|---|
 //! | a leader is chosen from the in-sync set, or there is none | [`election`] |
-//! | whoever leads after a change leads in a higher epoch, the same node in a new life included | [`election`] |
-//! | the in-sync set is never empty, and its last member is not taken out | [`election`], `Cluster::alter_insync` |
+//! | a new leader leads in a higher epoch, the same node in a new life included | [`election`] |
+//! | the in-sync set is never empty: its last member stays | [`election`], `alter_insync` |
 //! | a member counts only with the disk it joined with | [`election`] |
-//! | an in-sync change comes from the current leader, on top of the current partition epoch | `Cluster::alter_insync` |
+//! | in-sync changes come from the current leader, on the current state | `alter_insync` |
 //! | copies are moved only to replicas that are in sync | [`reassign`] |
 
 pub mod election;

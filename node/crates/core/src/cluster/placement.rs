@@ -53,7 +53,7 @@ impl Cluster {
         load
     }
 
-    /// The least loaded nodes, on unused racks first; of them the one that leads least is preferred.
+    /// The least loaded nodes, on unused racks first; the one that leads least is preferred.
     fn choose(&self, load: &Load, wanted: usize) -> Vec<NodeId> {
         let mut chosen: Vec<NodeId> = Vec::new();
         let mut racks = BTreeSet::new();

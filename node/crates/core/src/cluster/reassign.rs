@@ -1,6 +1,6 @@
 //! Moving a partition's copies. The new holders are added first and catch up like any follower that
-//! is behind; once all of them are in the in-sync set, the controller drops the old ones in one step.
-//! Until then nothing is taken away, so a move that cannot finish costs nothing but disk.
+//! is behind; once all of them are in the in-sync set, the controller drops the old ones in one
+//! step. Until then nothing is taken away, so a move that cannot finish costs nothing but disk.
 
 use super::election::{self, Nodes};
 use super::{Cluster, ClusterChange, ClusterError, one};

@@ -3,8 +3,8 @@
 use super::{Member, MemberId, Slot};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Gives every member its target. What a member has and still wants it keeps, unless it has at least
-/// two more than another that wants it; so a join or leave moves only what must move.
+/// Gives every member its target. What a member has and still wants it keeps, unless it has at
+/// least two more than another that wants it; so a join or leave moves only what must move.
 pub(super) fn assign(members: &mut BTreeMap<MemberId, Member>) {
     let mut taken = BTreeSet::new();
     for member in members.values_mut() {

@@ -1,10 +1,11 @@
-//! The coordinator of one consumer group: who is a member, who works on which partition, and how far
-//! they are. Pure: no clock, no I/O.
+//! The coordinator of one consumer group: who is a member, who works on which partition, and how
+//! far they are. Pure: no clock, no I/O.
 //!
-//! A request is decided against the group ([`Group::decide`]), which yields a [`GroupChange`]; whoever
-//! drives it appends the change to the groups partition, applies it at once ([`Group::apply`]), and
-//! answers when the entry is committed. (Answers without a change wait for the log's end too: they
-//! are based on what is there.) A coordinator that takes over replays the changes in its log.
+//! A request is decided against the group ([`Group::decide`]), which yields a [`GroupChange`].
+//! Whoever drives it appends the change to the groups partition, applies it at once
+//! ([`Group::apply`]), and answers when the entry is committed. (Answers without a change wait for
+//! the log's end too: they are based on what is there.) A coordinator that takes over replays the
+//! changes in its log.
 //!
 //! # How a partition changes hands
 //!
@@ -14,8 +15,8 @@
 //! | partition | event | next |
 //! |---|---|---|
 //! | free | heartbeat of the member whose target it is | owned, in the present generation |
-//! | owned, in the owner's target | anything but the owner's end | unchanged: it works on, undisturbed |
-//! | owned, no longer in the target | heartbeat in the present generation that does not hold it | free |
+//! | owned, in the owner's target | anything but the owner's end | unchanged, undisturbed |
+//! | owned, not in the target now | heartbeat in the present generation without it | free |
 //! | owned | its owner leaves or is silent for too long | free |
 //! | owned | a member of the same instance name joins | owned by that one, in a new generation |
 //!
@@ -44,7 +45,7 @@ pub type Slot = (TopicId, PartitionIndex);
 #[serde(transparent)]
 pub struct MemberId(pub u64);
 
-/// How often the membership changed. (epoch-like: an older one is fenced.)
+/// How often the membership changed. Requests that name an older one may be fenced.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

@@ -59,7 +59,8 @@ mod tests {
     /// Goal: each way in which two histories can differ gives the end that both surely share.
     #[test]
     fn where_logs_part() {
-        let cases: &[(&[(i32, i64)], i64, &[(i32, i64)], i64, i64)] = &[
+        type Rows = &'static [(i32, i64)];
+        let cases: &[(Rows, i64, Rows, i64, i64)] = &[
             // Equal; behind; ahead in the same epoch; both empty.
             (&[(1, 0)], 10, &[(1, 0)], 10, 10),
             (&[(1, 0)], 10, &[(1, 0)], 7, 7),

@@ -132,7 +132,7 @@ pub enum Accept {
     Append,
     /// It is here already, or not for this life or epoch: drop it.
     Drop,
-    /// Something before it is missing, or it cannot be of this log: drop it. The follower asks anew.
+    /// Something before it is missing, or it cannot be of this log: drop it. The follower asks.
     AskAgain,
 }
 

@@ -7,11 +7,14 @@
 //! | leading | `decide_append` | unchanged: only an answer |
 //! | leading | `handle_appended` | leading; the log end moves |
 //! | leading | `park` | leading; the reply waits for the in-sync set's disks |
-//! | leading | `handle_durable`, `handle_report`, `handle_assignment` | leading; what the commit rule ([`InSync::commit_end`]) now covers is released |
+//! | leading | `handle_durable`, `handle_report` | leading; what is committed now is released |
+//! | leading | `handle_assignment` | the same: the in-sync set may be smaller |
 //! | leading | `handle_follow` | leading; the follower learns whether the logs agree |
 //! | leading | `poll_proposal` | leading; whoever it adds to the in-sync set counts at once |
 //! | leading | `handle_failure` | offline; every parked reply is released as unknown |
-//! | offline | `handle_recovered` | leading, in a higher epoch, from what the log holds; one replica only |
+//! | offline | `handle_recovered` | leading, in a higher epoch; of one replica only |
+//!
+//! What is committed says [`InSync::commit_end`], and nothing else.
 //!
 //! A leader ends by being taken apart ([`Leader::retire`]): only [`super::replica::Replica`], which
 //! is told of higher epochs, does that.

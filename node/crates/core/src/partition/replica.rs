@@ -2,14 +2,16 @@
 //!
 //! | role | event | next |
 //! |---|---|---|
-//! | any but failed, halted, cutting | an assignment that names this life of this node | waiting for the log |
-//! | any but failed, halted, cutting | an assignment that names another leader, in a new epoch | follower |
-//! | any but failed, halted, cutting | an assignment without a leader, or without this node | idle |
+//! | any * | an assignment that names this life of this node | waiting for the log |
+//! | any * | an assignment that names another leader, in a new epoch | follower |
+//! | any * | an assignment without a leader, or without this node | idle |
 //! | waiting for the log | all that was handed to the log is durable, `handle_view` | leader |
 //! | leader | leaves that role | its parked replies are released as unknown |
 //! | any | `handle_failure` | failed |
 //! | failed | `handle_recovered` | as the newest assignment says; a leader resigns first |
 //! | failed | `handle_recovered` with less than was committed | halted |
+//!
+//! (*) A replica that has failed or is cutting its log does that first; a halted one stays so.
 //!
 //! A node leads only in the life that the assignment names: one that was started again waits until
 //! the controller has raised the epoch, however old the assignments are that reach it before. An

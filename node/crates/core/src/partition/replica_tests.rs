@@ -1,8 +1,8 @@
 use super::*;
 use crate::ids::{DiskId, Incarnation, NodeId, PartitionEpoch, TimestampMs};
 use crate::partition::follower::Step;
-use crate::partition::leader::{Append, AppendError};
-use crate::partition::messages::{Report, Verdict};
+use crate::partition::leader::{Append, AppendError, FollowRefusal};
+use crate::partition::messages::{Follow, Report, Verdict};
 
 const ONE: Lead = Lead { node: NodeId(1), incarnation: Incarnation(5) };
 const TWO: Lead = Lead { node: NodeId(2), incarnation: Incarnation(6) };
@@ -149,4 +149,74 @@ fn promotion_waits_for_the_disk() {
     assert_eq!(two.handle_cut(at(4), &view(2, &[(1, 0)])), [Effect::ReadView]);
     assert_eq!(two.handle_view(at(4), &view(2, &[(1, 0)])), []);
     assert_eq!(two.leader().unwrap().epoch(), LeaderEpoch(3));
+}
+
+/// Goal: a follower whose newest epochs are all unknown to the leader finds the place where the
+/// logs part, however many of them there are.
+#[test]
+fn long_histories() {
+    let rows: Vec<(i32, i64)> = (0..150).map(|n| (2 * n + 2, i64::from(n) + 10)).collect();
+    let rows: Vec<_> = [(1, 0)].into_iter().chain(rows).collect();
+    let mut log = view(160, &rows);
+    let mut two: Replica<()> = Replica::new(TWO, Held::open(&log, Offset(5)));
+    let known = assignment(Some(ONE), 1_001, 1);
+    two.handle_assigned(at(0), &known);
+    let theirs = view(12, &[(1, 0)]);
+    let leader: Option<Leader<()>> = Leader::replicated(at(0), ONE, &known, &theirs, Offset(0));
+    let mut leader = leader.unwrap();
+    let mut rounds = 0;
+    for now in 1.. {
+        let follower = two.follower().unwrap();
+        let question = follower.poll_follow(at(now * 200), RETRY).unwrap();
+        let answer = leader.handle_follow(&question).unwrap();
+        let Step::Truncate { end } = follower.handle_answer(at(now * 200), &answer) else { break };
+        log.log_end = end;
+        log.epochs.retain(|&(_, start)| start < end);
+        assert_eq!(two.handle_cut(at(now * 200), &log), []);
+        rounds += 1;
+    }
+    assert_eq!((two.ends()[3], rounds), (Offset(10), 3));
+}
+
+/// Goal: a question that makes no sense, or is of another epoch or of a stranger, is refused by
+/// name; a report beyond the log changes nothing.
+#[test]
+fn strange_peers() {
+    let mut one = leading();
+    let leader = one.leader().unwrap();
+    let good = Follow {
+        epoch: LeaderEpoch(1),
+        node: NodeId(2),
+        incarnation: TWO.incarnation,
+        attempt: 1,
+        log_start: Offset(0),
+        durable_end: Offset(0),
+        log_end: Offset(0),
+        epochs: Vec::new(),
+    };
+    let many = (0..65).map(|n| (LeaderEpoch(n), Offset(0))).collect();
+    for bad in [
+        Follow { durable_end: Offset(1), ..good.clone() },
+        Follow { log_start: Offset(1), ..good.clone() },
+        Follow { epochs: vec![(LeaderEpoch(2), Offset(0)); 2], ..good.clone() },
+        Follow { epochs: many, ..good.clone() },
+    ] {
+        assert_eq!(leader.handle_follow(&bad), Err(FollowRefusal::Malformed), "{bad:?}");
+    }
+    let stranger = Follow { node: NodeId(9), ..good.clone() };
+    assert_eq!(leader.handle_follow(&stranger), Err(FollowRefusal::Unexpected));
+    let other = Follow { epoch: LeaderEpoch(2), ..good.clone() };
+    let current = LeaderEpoch(1);
+    assert_eq!(leader.handle_follow(&other), Err(FollowRefusal::OtherEpoch { current }));
+    assert!(leader.push(NodeId(2)).is_none(), "nobody asked yet");
+    assert_eq!(leader.handle_follow(&good).unwrap().verdict, Verdict::Agreed);
+    assert_eq!(leader.handle_follow(&good), Err(FollowRefusal::Unexpected), "a late copy");
+    let far = Report {
+        epoch: LeaderEpoch(1),
+        node: NodeId(2),
+        incarnation: TWO.incarnation,
+        durable_end: Offset(7),
+    };
+    assert_eq!(leader.handle_report(at(1), &far).count(), 0);
+    assert_eq!(leader.high_watermark(), Offset(0));
 }
