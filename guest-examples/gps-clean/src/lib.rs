@@ -11,9 +11,9 @@
 //! left out; one with a bad checksum, or text that is neither, fails.
 //!
 //! Left out as impossible: no fix, 0/0, off the globe, older than the last of the device, and what
-//! the device could not have reached at `max-speed`. After `rejects` of the latter in a row the next
-//! is believed: then it was the one before that was wrong. With `rejected=true` they go to the second
-//! topic, with the reason as a header.
+//! the device could not have reached at `max-speed`. After `rejects` of the latter in a row the
+//! next is believed: then it was the one before that was wrong. With `rejected=true` they go to the
+//! second topic, with the reason as a header.
 //!
 //! ```text
 //! weir module test gps_clean.wasm --input track --key-prefix ' '

@@ -1,8 +1,8 @@
 //! Cuts the positions of devices into trips.
 //!
 //! A trip begins when a device is `metres` from where it stood, and ends when it has stayed within
-//! that distance for `stop-s` seconds, or was not heard of for `silence-s`. In: clean JSON positions
-//! keyed by device (see `gps-clean`). Out, when a trip ends:
+//! that distance for `stop-s` seconds, or was not heard of for `silence-s`. In: clean JSON
+//! positions keyed by device (see `gps-clean`). Out, when a trip ends:
 //!
 //! ```json
 //! {"device":"2619","trip":3,"from":1490072402000,"to":1490074100000,"duration_s":1698,

@@ -55,8 +55,8 @@ impl Position {
     }
 }
 
-/// A number of a JSON object. Numbers in quotes count, as CSV files become them; an empty text is no
-/// number, and no error.
+/// A number of a JSON object. Numbers in quotes count, as CSV files become them; an empty text is
+/// no number, and no error.
 ///
 /// # Errors
 /// If the field holds something else.

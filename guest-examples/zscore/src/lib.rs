@@ -7,12 +7,12 @@
 //! {"sensor":"bearing-7","time":1386000000000,"value":42.1,"mean":85.9,"deviation":3.1,"z":-14.1}
 //! ```
 //!
-//! Nothing is reported before `warm-up` values are there. An anomaly joins the window like any other
-//! value, so a lasting change is reported until it has become normal; with `hold-s`, the same sensor
-//! is not reported again before that many seconds have passed.
+//! Nothing is reported before `warm-up` values are there. An anomaly joins the window like any
+//! other value, so a lasting change is reported until it has become normal; with `hold-s`, the same
+//! sensor is not reported again before that many seconds have passed.
 //!
-//! This is the simplest detector there is: it finds jumps, not slow drifts, and a noisy sensor costs
-//! false alarms. `docs/modules.md` has what it finds in a machine's labelled temperature.
+//! This is the simplest detector there is: it finds jumps, not slow drifts, and a noisy sensor
+//! costs false alarms. `docs/modules.md` has what it finds in a machine's labelled temperature.
 //!
 //! ```text
 //! weir module test zscore.wasm --input temperature.ndjson --format json \

@@ -449,8 +449,8 @@ fn summary_text(summary: &Summary) -> String {
     let dir = summary.data_dir.display();
     let disk = human_bytes(summary.disk_bytes);
     format!(
-        "\n{}\n{modules}{records} records in {elapsed}, each on disk before it was acknowledged, all \
-         read\nback in order. The data stays in {dir} ({disk}).\nServe it, and look at it from \
+        "\n{}\n{modules}{records} records in {elapsed}, each on disk before it was acknowledged, \
+         all read\nback in order. The data stays in {dir} ({disk}).\nServe it, and look at it from \
          another terminal:\n\n  \
          weir node --data-dir {dir}\n  \
          weir status --data-dir {dir}\n  \
