@@ -206,7 +206,7 @@ impl Registry {
         ask: DeployAsk,
     ) -> Result<Option<Deployment>, WireError> {
         match self.decide(now, ask.into()).await? {
-            Change::PutDeployment { deployment, .. } => Ok(Some(deployment)),
+            Change::PutDeployment { deployment, .. } => Ok(Some(*deployment)),
             _ => Ok(None),
         }
     }

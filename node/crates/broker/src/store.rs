@@ -98,6 +98,7 @@ impl Store {
         }
         for (key, value) in kv.range(b"deployment/")? {
             let deployment: Deployment = decode(&String::from_utf8_lossy(&key), &value)?;
+            let deployment = Box::new(deployment);
             image.apply(&Change::PutDeployment { deployment, topics: Vec::new() });
         }
         image.raise_counters(row.next_topic, row.next_partition);

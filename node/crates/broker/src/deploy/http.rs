@@ -236,7 +236,7 @@ async fn talk(
             .is::<LengthLimitError>(
         ) {
             true => Talk::TooLarge,
-            false => Talk::Broken(error.to_string()),
+            false => Talk::Broken(chain(&*error)),
         })?;
         let body = body.to_bytes().to_vec();
         Ok(HttpResponse { status: head.status.as_u16(), headers, body })

@@ -114,6 +114,7 @@ impl Image {
                 return Ok(Change::RemovedDeployment { name: name.clone(), outbox });
             }
         };
+        let deployment = Box::new(deployment);
         Ok(Change::PutDeployment { deployment, topics: Vec::new() })
     }
 
@@ -159,7 +160,8 @@ impl Image {
             crate::topic::check_name(&dead)?;
             fresh.topic(dead, TopicConfig { partitions, ..TopicConfig::default() })?;
         }
-        Ok(Change::PutDeployment { deployment, topics: fresh.topics })
+        let topics = fresh.topics;
+        Ok(Change::PutDeployment { deployment: Box::new(deployment), topics })
     }
 
     /// Direct where one entry in the output can hold all that comes of a batch, and no other

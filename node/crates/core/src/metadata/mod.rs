@@ -106,7 +106,7 @@ pub enum Change {
     /// The deployment is now this.
     PutDeployment {
         /// The deployment.
-        deployment: Deployment,
+        deployment: Box<Deployment>,
         /// Topics that came with it.
         topics: Vec<Topic>,
     },
