@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let budget = args.minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let count = args.seeds.unwrap_or(if budget.is_some() { u64::MAX } else { 100 });
     let (mut ran, mut failed, mut acknowledged, mut elections) = (0, 0, 0, 0);
+    let mut cuts = (0, 0);
     for seed in (args.from..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
         if budget.is_some_and(|budget| began.elapsed() > budget) || failed >= args.failures {
             break;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         }
         acknowledged += outcome.acknowledged;
         elections += outcome.elections;
+        cuts = (cuts.0 + outcome.cuts.0, cuts.1 + outcome.cuts.1);
         if outcome.violations.is_empty() {
             continue;
         }
@@ -57,8 +59,8 @@ fn main() -> ExitCode {
     let took = began.elapsed().as_secs_f64();
     println!(
         "{ran} seeds from {} in {took:.1} s: {failed} failed, {acknowledged} acknowledgements, \
-         {elections} elections",
-        args.from
+         {elections} elections, {} logs cut, {} begun anew",
+        args.from, cuts.0, cuts.1
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -211,7 +211,7 @@ impl Node {
     /// Retention, in small: the leader drops its oldest entries now and then.
     fn maybe_trim(&mut self, ctx: &mut Ctx, partition: PartitionId) {
         // The group is rebuilt from its whole log: there is no snapshot of it here.
-        if ctx.healed || partition == GROUPS_PARTITION || !ctx.chance(3) {
+        if ctx.healed || partition == GROUPS_PARTITION || !ctx.chance(6) {
             return;
         }
         let Some(copy) = self.copies.get_mut(&partition) else { return };
@@ -219,7 +219,7 @@ impl Node {
         let log = self.disk.logs.entry(partition).or_default();
         let below = log.entries.partition_point(|entry| entry.end() <= leader.high_watermark());
         let Some(last) = below.checked_sub(1) else { return };
-        let start = log.entries[ctx.random.usize(0..=last)].base;
+        let start = log.entries[ctx.random.usize(last / 2..=last)].base;
         if start > leader.log_start() {
             leader.handle_log_start(start);
             log.trim(start);
@@ -424,6 +424,10 @@ impl Node {
         let now = self.now(ctx);
         let Some(copy) = self.copies.get_mut(&partition) else { return };
         let log = self.disk.log(partition);
+        match cut {
+            Cut::Truncate(_) => ctx.checks.cuts.0 += 1,
+            Cut::Reset { .. } => ctx.checks.cuts.1 += 1,
+        }
         let before = log.end();
         log.cut(cut);
         let (addr, after) = (self.addr, log.end());

@@ -35,6 +35,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// How many leaderships began.
     pub elections: u64,
+    /// How many logs were cut, and how many began anew.
+    pub cuts: (u64, u64),
 }
 
 /// Everything.
@@ -115,6 +117,7 @@ impl World {
             trace: ctx.queue.trace(),
             acknowledged: ctx.checks.acknowledged,
             elections: ctx.checks.elections,
+            cuts: ctx.checks.cuts,
         }
     }
 

@@ -258,6 +258,7 @@ mod tests {
             ("weir-wasm", "weir-log"),
             ("weir-core", "weir-wasm"),
             ("weir-broker", "wasmtime"),
+            ("weir-sim", "weir-broker"),
         ] {
             assert_eq!(edge(from, to, Value::Null).len(), 1, "{from} -> {to}");
         }

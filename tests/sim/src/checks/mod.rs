@@ -45,6 +45,9 @@ pub struct Checks {
     pub acknowledged: u64,
     /// How many leaderships began.
     pub elections: u64,
+    /// How many logs were cut since they differed from their leader's, and how many began anew
+    /// since their leader's no longer went back far enough.
+    pub cuts: (u64, u64),
     /// What entries of the groups partition hold, by their content's number.
     pub contents: BTreeMap<u64, GroupChange>,
     acked: acked::Acked,

@@ -1,6 +1,7 @@
 use super::*;
 use crate::ids::{DiskId, Incarnation, NodeId, PartitionEpoch, TimestampMs};
 use crate::partition::follower::Step;
+use crate::partition::insync::Lag;
 use crate::partition::leader::{Append, AppendError, FollowRefusal};
 use crate::partition::messages::{Follow, Report, Verdict};
 
@@ -219,4 +220,41 @@ fn strange_peers() {
     };
     assert_eq!(leader.handle_report(at(1), &far).count(), 0);
     assert_eq!(leader.high_watermark(), Offset(0));
+}
+
+/// Goal: a new leader, whose own watermark may be older than its predecessor's, lets nobody into
+/// the in-sync set who lacks anything of what it began with, and tells no watermark before.
+#[test]
+fn a_new_leader_does_not_trust_its_own_watermark() {
+    let mut known = assignment(Some(ONE), 2, 2);
+    known.replicas.push(NodeId(3));
+    let log = view(10, &[(1, 0)]);
+    let leader: Option<Leader<()>> = Leader::replicated(at(0), ONE, &known, &log, Offset(5));
+    let mut leader = leader.unwrap();
+    let question = |node, durable_end| Follow {
+        epoch: LeaderEpoch(2),
+        node: NodeId(node),
+        incarnation: Incarnation(7),
+        attempt: 1,
+        log_start: Offset(0),
+        durable_end: Offset(durable_end),
+        log_end: Offset(durable_end),
+        epochs: vec![(LeaderEpoch(1), Offset(0))],
+    };
+    let lag = Lag { max: at(2_000), retry: RETRY };
+    assert_eq!(leader.handle_follow(&question(3, 7)).unwrap().verdict, Verdict::Agreed);
+    assert_eq!(leader.poll_proposal(at(1), lag), None, "what lies at 7 to 9 may be committed");
+    assert_eq!((leader.high_watermark(), leader.settled_watermark()), (Offset(5), None));
+    let report = |node, end| Report {
+        epoch: LeaderEpoch(2),
+        node: NodeId(node),
+        incarnation: Incarnation(7),
+        durable_end: Offset(end),
+    };
+    assert_eq!(leader.handle_report(at(2), &report(3, 10)).count(), 0);
+    let proposal = leader.poll_proposal(at(3), lag).expect("now it has everything");
+    assert!(proposal.insync.contains_key(&NodeId(3)));
+    assert!(leader.handle_follow(&question(2, 10)).is_ok());
+    assert_eq!(leader.handle_report(at(4), &report(2, 10)).count(), 0);
+    assert_eq!(leader.settled_watermark(), Some(Offset(10)));
 }
