@@ -311,7 +311,10 @@ impl Demo {
     /// The modules are at work, or will not be.
     fn deployed(&mut self, deployed: Result<(), String>) {
         self.around.modules = match deployed {
-            Ok(()) => "at work".to_owned(),
+            Ok(()) => {
+                let names: Vec<&str> = EXAMPLES.iter().map(|example| example.name).collect();
+                names.join(", ")
+            }
             Err(why) => {
                 self.no_modules = Some(why.clone());
                 why

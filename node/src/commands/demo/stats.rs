@@ -33,7 +33,7 @@ pub struct Stats {
     pub positions: BTreeMap<String, Value>,
     /// The latest record of each topic that modules make.
     pub derived: BTreeMap<&'static str, Value>,
-    /// End-to-end latencies of everything.
+    /// End-to-end latencies of everything that was collected.
     pub latencies: Latencies,
 }
 
@@ -117,7 +117,9 @@ impl Stats {
         if let Some(sent_us) = sent_us(record) {
             let us = u64::try_from(seen.now_us - sent_us).unwrap_or(0);
             stats.latencies.record(Duration::from_micros(us));
-            self.latencies.record(Duration::from_micros(us));
+            if !is_derived(seen.topic) {
+                self.latencies.record(Duration::from_micros(us));
+            }
         }
         self.handle_value(seen.topic, record);
     }
@@ -129,9 +131,10 @@ impl Stats {
         }
     }
 
-    /// All records seen.
+    /// All records seen that were collected.
     pub fn records(&self) -> u64 {
-        self.partitions.values().map(|stats| stats.records).sum()
+        let raw = self.partitions.iter().filter(|((topic, _), _)| !is_derived(topic));
+        raw.map(|(_, stats)| stats.records).sum()
     }
 
     /// Records, bytes and latencies of one topic.
@@ -172,6 +175,11 @@ impl Stats {
         }
         self.sensors.insert(key.to_owned(), value);
     }
+}
+
+/// Whether modules make this topic.
+pub fn is_derived(topic: &str) -> bool {
+    EXAMPLES.iter().any(|example| example.to == topic)
 }
 
 fn payload_bytes(record: &RecordView<'_>) -> usize {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::modules::{EXAMPLES, Example};
-use super::stats::{PartitionStats, Stats};
+use super::stats::{PartitionStats, Stats, is_derived};
 use crate::commands::consume::{cut, printable};
 use crate::commands::figures::{self, Percentiles};
 use crate::units::human_bytes;
@@ -140,7 +140,7 @@ fn partition_line(topic: &str, partition: u32, stats: &PartitionStats) -> String
 
 fn total_line(stats: &Stats) -> String {
     let (mut records_per_s, mut bytes_per_s, mut lag) = (0.0, 0.0, 0);
-    for partition in stats.partitions.values() {
+    for (_, partition) in raw(stats) {
         let (records, bytes) = partition.rates();
         records_per_s += records;
         bytes_per_s += bytes;
@@ -158,8 +158,7 @@ fn total_line(stats: &Stats) -> String {
 
 /// What the sources sent, without what modules made of it.
 fn raw(stats: &Stats) -> impl Iterator<Item = (&(String, u32), &PartitionStats)> {
-    let derived = |topic: &str| EXAMPLES.iter().any(|example| example.to == topic);
-    stats.partitions.iter().filter(move |((topic, _), _)| !derived(topic))
+    stats.partitions.iter().filter(|((topic, _), _)| !is_derived(topic))
 }
 
 /// How much a module made of how much, and the last of it.
@@ -170,8 +169,8 @@ fn derived_lines(stats: &Stats, example: &Example) -> Vec<String> {
     let latency =
         latency.map_or(String::new(), |p| format!(", {} p50", figures::milliseconds(p.p50)));
     let mut lines = vec![format!(
-        "{:<13}{from:>7} -> {:<10}{to:>7}  {}: {}{latency}",
-        example.from, example.to, example.name, example.about
+        "{:<13}{from:>7} -> {:<10}{to:>7}  {}{latency}",
+        example.from, example.to, example.about
     )];
     if let Some(value) = stats.derived.get(example.to) {
         lines.push(format!("  {}", printable(value.to_string().as_bytes())));
