@@ -246,7 +246,8 @@ async fn what_they_do() -> Result<()> {
             Ok(format!("{{\"k\":\"{key}\",{object}"))
         });
         let lines = lines.collect::<Result<Vec<_>>>()?.join("\n");
-        let how = ["--format=json", "--key-pointer=/k", "--time-pointer=/t"];
+        let time = ["--time-pointer=/t", "--time-format=unix-ms"];
+        let how = [&["--format=json", "--key-pointer=/k"][..], &time].concat();
         site.produce(&from, &lines, &how)?;
         site.done(name, case.input.len()).await?;
         for (topic, expected) in to.iter().zip(case.expected) {
