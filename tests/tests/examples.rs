@@ -147,7 +147,7 @@ const CASES: &[Case] = &[
         how: &["--param=within-s=60"],
         input: &[r#"a|{"t":0}"#, r#"a|{"t":0}"#, r#"b|{"t":0}"#, r#"a|{"t":1}"#],
         to: &["once"],
-        expected: &[&[r#"{"t":0}"#, r#"{"t":0}"#, r#"{"t":1}"#]],
+        expected: &[&[r#""a","t":0}"#, r#""b","t":0}"#, r#""a","t":1}"#]],
     },
     Case {
         name: "unit_range",
@@ -161,7 +161,7 @@ const CASES: &[Case] = &[
         ],
         input: &[r#"a|{"t":0,"f":50}"#, r#"a|{"t":1,"f":212}"#],
         to: &["celsius"],
-        expected: &[&[r#"{"t":0,"f":10.0}"#]],
+        expected: &[&[r#""t":0,"f":10.0}"#]],
     },
 ];
 
