@@ -17,7 +17,7 @@ use std::time::Duration;
 use weir_client::{Client, ConsumerRecord};
 use weir_core::deploy::{Deployment, DeploymentKind, DeploymentSpec, OnError, Version};
 use weir_core::module::name::ModuleRef;
-use weir_core::wire::deployments::{DeploymentInfo, LaneCondition};
+use weir_core::wire::deployments::{DeploymentInfo, LaneCondition, LaneInfo};
 use weir_core::wire::message::StartAt;
 use weir_core::{Offset, TimestampMs};
 
@@ -234,11 +234,16 @@ async fn replay(client: &Client, globals: &Globals, args: ReplayArgs) -> Command
         return Err(Failure::new(Exit::Refused, what));
     }
     let spans = spans(client, &topic).await?;
+    let name = format!("{}.replay", args.name);
+    let failed = |error| sdk::request_failure(&format!("replaying {}", args.name), &error);
     if count(&spans) == 0 {
+        if client.admin().deployment(&name).await.is_ok() {
+            // One that was cut off at its very end: it must not take letters that come later.
+            client.admin().delete_deployment(&name).await.map_err(failed)?;
+        }
         output::note(false, &format!("{topic} is empty: there is nothing to replay"));
         return Ok(());
     }
-    let name = format!("{}.replay", args.name);
     let params = match args.param.is_empty() {
         true => deployment.spec.version.params.clone(),
         false => params(args.param)?,
@@ -252,7 +257,6 @@ async fn replay(client: &Client, globals: &Globals, args: ReplayArgs) -> Command
         retries: 0,
         ..deployment.spec
     };
-    let failed = |error| sdk::request_failure(&format!("replaying {}", args.name), &error);
     let info = match client.admin().deployment(&name).await {
         // One that was cut off.
         Ok(info) if info.deployment.spec == spec => info,
@@ -263,37 +267,40 @@ async fn replay(client: &Client, globals: &Globals, args: ReplayArgs) -> Command
         }
         Err(_) => client.admin().create_deployment(&name, spec).await.map_err(failed)?,
     };
-    let done = wait(client, info, &spans).await?;
-    let mut left = 0;
-    for (partition, from, to) in &spans {
-        let position = done.partitions.iter().find(|p| p.partition.0 == *partition);
-        let position = position.and_then(|p| p.position).unwrap_or(*from).min(*to);
-        left += to.since(position);
+    let done = wait(client, info, |lane| {
+        let span = spans.iter().find(|(partition, ..)| *partition == lane.partition.0);
+        let there = span.is_none_or(|(_, _, to)| lane.position.is_some_and(|at| at >= *to));
+        lane.undelivered == 0 && (there || lane.state == LaneCondition::Stopped)
+    });
+    let done = done.await?;
+    // Letters may come and be taken meanwhile: what is removed must be all that was taken, or the
+    // next replay takes it again.
+    let paused = client.admin().pause_deployment(&name, true).await.map_err(failed)?;
+    let paused =
+        wait(client, paused, |lane| lane.undelivered == 0 && lane.state == LaneCondition::Paused);
+    let paused = paused.await?;
+    let mut taken = 0;
+    for (partition, from, _) in &spans {
+        let position = paused.partitions.iter().find(|p| p.partition.0 == *partition);
+        let position = position.and_then(|p| p.position).unwrap_or(*from);
+        taken += position.since(*from);
         if !args.skip && position > *from {
             client.admin().trim(&topic, *partition, position).await.map_err(failed)?;
         }
     }
     client.admin().delete_deployment(&name).await.map_err(failed)?;
-    finish(globals, &args.name, &done, count(&spans) - left)
+    finish(globals, &args.name, &done, taken)
 }
 
-/// Waits until all letters were taken, or one failed.
+/// Waits until a deployment is as it should be in each partition.
 async fn wait(
     client: &Client,
     mut info: DeploymentInfo,
-    spans: &[Span],
+    right: impl Fn(&LaneInfo) -> bool,
 ) -> Result<DeploymentInfo, Failure> {
     let name = info.deployment.name.clone();
     loop {
-        let over = |(partition, _, to): &Span| {
-            let lane = info.partitions.iter().find(|p| p.partition.0 == *partition);
-            lane.is_some_and(|lane| {
-                let stopped = lane.state == LaneCondition::Stopped;
-                let there = lane.position.is_some_and(|position| position >= *to);
-                lane.undelivered == 0 && (stopped || there)
-            })
-        };
-        if spans.iter().all(over) {
+        if !info.partitions.is_empty() && info.partitions.iter().all(&right) {
             return Ok(info);
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -303,9 +310,7 @@ async fn wait(
 }
 
 fn finish(globals: &Globals, name: &str, done: &DeploymentInfo, taken: u64) -> CommandResult {
-    let sum = |figure: fn(&weir_core::wire::deployments::LaneInfo) -> u64| -> u64 {
-        done.partitions.iter().map(figure).sum()
-    };
+    let sum = |figure: fn(&LaneInfo) -> u64| -> u64 { done.partitions.iter().map(figure).sum() };
     let (made, errors) = (sum(|p| p.records_out), sum(|p| p.errors));
     let stopped = done.partitions.iter().find(|p| p.state == LaneCondition::Stopped);
     let stopped = stopped.and_then(|p| p.last_error.as_ref());
