@@ -2,6 +2,7 @@
 
 use super::figures::thousands;
 use super::module::parse_param;
+use super::restore::{RestoreArgs, snapshots};
 use super::sdk;
 use crate::cli::Globals;
 use crate::exit::{CommandResult, Exit, Failure};
@@ -14,6 +15,7 @@ use weir_core::deploy::{DeploymentSpec, Mode, OnError, Version};
 use weir_core::module::name::ModuleRef;
 use weir_core::wire::ErrorCode;
 use weir_core::wire::deployments::{DeploymentInfo, LaneCondition};
+use weir_core::{Offset, PartitionIndex};
 
 /// The commands of `weir transform`.
 #[derive(Debug, clap::Subcommand)]
@@ -49,12 +51,20 @@ whatever fails. Records that the module cannot work on stop it unless --on-error
 Examples:
   weir transform replace zones --module gps-geofence@1.3.0
   weir transform replace zones --module gps-geofence@1.3.0 --param max-speed=60
+  weir transform replace zones --module gps-geofence@1.3.1 --restore-state newest
 
-Parameters stay as they are unless one is given; then all of them must be.")]
+Parameters stay as they are unless one is given; then all of them must be. A version whose state has
+another layout takes over if it exports `migrate`. The state before the last two takeovers is kept.
+")]
     Replace(ReplaceArgs),
     /// Go back to the version before
-    #[command(after_help = "Examples:\n  weir transform rollback zones")]
-    Rollback(NameArgs),
+    #[command(after_help = "\
+Examples:
+  weir transform rollback zones
+  weir transform rollback zones --restore-state 0:120400 --yes
+
+Where the layout of the state has changed, only with --restore-state.")]
+    Rollback(RollbackArgs),
     /// Delete a transform and its state; its outputs stay
     #[command(after_help = "Examples:\n  weir transform delete zones")]
     Delete(NameArgs),
@@ -99,6 +109,17 @@ pub struct ReplaceArgs {
     /// A parameter of the module, NAME=VALUE; NAME=@FILE reads the value from a file
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_param)]
     param: Vec<(String, String)>,
+    #[command(flatten)]
+    restore: RestoreArgs,
+}
+
+/// Arguments of `weir transform rollback`.
+#[derive(Debug, clap::Args)]
+pub struct RollbackArgs {
+    /// Which transform
+    name: String,
+    #[command(flatten)]
+    restore: RestoreArgs,
 }
 
 /// The name of a transform.
@@ -151,8 +172,9 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
             changed(globals, &name, "resuming", resumed)
         }
         Command::Replace(args) => replace(&client, globals, args).await,
-        Command::Rollback(NameArgs { name }) => {
-            let rolled = client.admin().replace_deployment(&name, None).await;
+        Command::Rollback(RollbackArgs { name, restore }) => {
+            let restore = restored(&client, &name, &restore).await?;
+            let rolled = client.admin().restore_deployment(&name, None, restore).await;
             changed(globals, &name, "rolling back", rolled)
         }
         Command::Delete(NameArgs { name }) => {
@@ -198,7 +220,8 @@ async fn create(client: &Client, globals: &Globals, args: CreateArgs) -> Command
 }
 
 async fn replace(client: &Client, globals: &Globals, args: ReplaceArgs) -> CommandResult {
-    let ReplaceArgs { name, module, param } = args;
+    let ReplaceArgs { name, module, param, restore } = args;
+    let restore = restored(client, &name, &restore).await?;
     let admin = client.admin();
     let params = match param.is_empty() {
         false => params(param)?,
@@ -208,8 +231,23 @@ async fn replace(client: &Client, globals: &Globals, args: ReplaceArgs) -> Comma
             known.deployment.spec.version.params
         }
     };
-    let replaced = admin.replace_deployment(&name, Some(Version { module, params })).await;
+    let version = Some(Version { module, params });
+    let replaced = admin.restore_deployment(&name, version, restore).await;
     changed(globals, &name, "replacing", replaced)
+}
+
+/// What is to go back to which snapshot, agreed to.
+async fn restored(
+    client: &Client,
+    name: &str,
+    restore: &RestoreArgs,
+) -> Result<Vec<(PartitionIndex, Offset)>, Failure> {
+    if restore.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = client.admin().deployment(name).await;
+    let known = known.map_err(|error| failure(&format!("restoring {name}"), &error))?;
+    restore.agreed(&known)
 }
 
 async fn list(client: &Client, globals: &Globals) -> CommandResult {
@@ -325,6 +363,9 @@ fn show(
         ]);
     }
     output::print(&table.render())?;
+    if let Some(snapshots) = snapshots(partitions) {
+        output::print(&format!("\n{}", snapshots.render()))?;
+    }
     for p in partitions {
         let Some(error) = &p.last_error else { continue };
         let at = error.offset.map_or(String::new(), |offset| format!(" at offset {offset}"));

@@ -10,6 +10,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("weir-guest/src/filter.rs", include_str!("../../../../sdk/guest/src/filter.rs")),
     ("weir-guest/src/flow.rs", include_str!("../../../../sdk/guest/src/flow.rs")),
     ("weir-guest/src/log.rs", include_str!("../../../../sdk/guest/src/log.rs")),
+    ("weir-guest/src/migrate.rs", include_str!("../../../../sdk/guest/src/migrate.rs")),
     ("weir-guest/src/outputs.rs", include_str!("../../../../sdk/guest/src/outputs.rs")),
     ("weir-guest/src/params.rs", include_str!("../../../../sdk/guest/src/params.rs")),
     ("weir-guest/src/record.rs", include_str!("../../../../sdk/guest/src/record.rs")),

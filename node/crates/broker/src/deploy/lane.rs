@@ -12,6 +12,7 @@ use super::append::{append, room};
 use super::entry::{AddError, Destination, Destinations, Entry, Origin};
 use super::meter::Meter;
 use super::state::{SharedState, View, lock};
+use super::takeover::{self, TakeoverError};
 use super::{Deployments, Orders};
 use crate::broker::Shared;
 use crate::partition::Partition;
@@ -68,6 +69,16 @@ enum Ended {
 impl From<WireError> for Ended {
     fn from(error: WireError) -> Ended {
         Ended::Trouble(None, error.message)
+    }
+}
+
+impl From<TakeoverError> for Ended {
+    fn from(error: TakeoverError) -> Ended {
+        match error {
+            TakeoverError::Trouble(error) => error.into(),
+            TakeoverError::Orders => Ended::Orders,
+            TakeoverError::Stopped(message) => Ended::Stopped(None, message),
+        }
     }
 }
 
@@ -189,7 +200,7 @@ impl LaneTask {
         let settings = prepared.description().settings(&params);
         let settings = settings.map_err(|error| Ended::Stopped(None, error.to_string()))?;
         let runs = weir_wasm::Deployment {
-            module: prepared,
+            module: prepared.clone(),
             settings,
             limits: GuestLimits::DEFAULT,
             on_error: match deployment.spec.on_error {
@@ -201,6 +212,7 @@ impl LaneTask {
             topics: deployment.spec.to.len(),
         };
         let runner = shared.modules.run(runs).await?;
+        takeover::take_over(self, &deployment, (&prepared, &runner), figures.epoch).await?;
         let to = self.destinations(&deployment)?;
         let stored = self.deployments.states.of(self.lane, self.home.id);
         let known = lock(&stored).position();
@@ -440,9 +452,20 @@ impl LaneTask {
 
     /// Makes what there is durable, in one entry: records, state, position.
     async fn commit(&mut self, job: &mut Job) -> Result<(), Ended> {
-        let after = lock(&job.stored).bytes_after(&lock(&job.view.overlay));
+        let mut after = lock(&job.stored).bytes_after(&lock(&job.view.overlay));
         let before = lock(&job.stored).bytes();
-        let all = (self.deployments.states.bytes() + after).saturating_sub(before);
+        let mut all = (self.deployments.states.bytes() + after).saturating_sub(before);
+        let mut forgotten = Vec::new();
+        if after > limits::LANE_STATE_BYTES_MAX || all > limits::NODE_LANE_STATE_BYTES_MAX {
+            // Snapshots of earlier versions' state make room first.
+            let kept = lock(&job.stored).kept_bytes();
+            (after, all) = (after.saturating_sub(kept), all.saturating_sub(kept));
+            forgotten = lock(&job.stored).kept_removal(self.lane);
+        }
+        if !forgotten.is_empty() {
+            let message = "the snapshots of the state were let go: it needs their room";
+            self.meter.note(None, message, self.shared.now());
+        }
         if after > limits::LANE_STATE_BYTES_MAX || all > limits::NODE_LANE_STATE_BYTES_MAX {
             let most = limits::LANE_STATE_BYTES_MAX.min(limits::NODE_LANE_STATE_BYTES_MAX);
             let message = format!(
@@ -457,6 +480,7 @@ impl LaneTask {
         let batch = made.map_err(|error| Ended::Stopped(None, error.to_string()))?.batch;
         let mut changes = lock(&job.view.overlay).changes(self.lane);
         changes.push(self.lane.set_position(job.position));
+        changes.extend(forgotten);
         let mut pause = limits::LANE_RETRY_MIN;
         loop {
             let bytes = batch.as_ref().map_or(0, |batch| batch.bytes().len());

@@ -4,7 +4,7 @@ use super::{Change, Image, MetadataError, Topic};
 use crate::deploy::{
     self, DeployError, Deployment, DeploymentId, DeploymentSpec, Mode, OnError, Version,
 };
-use crate::ids::{PartitionId, TimestampMs, TopicId};
+use crate::ids::{Offset, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use crate::limits;
 use crate::module::name::ModuleRef;
 use crate::module::{ModuleError, ModuleKind};
@@ -33,6 +33,8 @@ pub enum DeployAsk {
         name: String,
         /// The version; `None`: the one before.
         version: Option<Version>,
+        /// Partitions whose state goes back to a snapshot.
+        restore: Vec<(PartitionIndex, Offset)>,
     },
     /// Delete a deployment and its outbox; its outputs and dead letters stay.
     Delete {
@@ -93,7 +95,7 @@ impl Image {
             DeployAsk::Pause { name, paused } => {
                 Deployment { paused: *paused, ..self.known_deployment(name)?.clone() }
             }
-            DeployAsk::Replace { name, version } => {
+            DeployAsk::Replace { name, version, restore } => {
                 let mut deployment = self.known_deployment(name)?.clone();
                 let before = || {
                     let previous = deployment.previous.clone();
@@ -105,7 +107,11 @@ impl Image {
                 if wanted != deployment.spec.version {
                     let was = std::mem::replace(&mut deployment.spec.version, wanted);
                     deployment.previous = Some(was);
+                } else if restore.is_empty() {
+                    return Ok(Change::PutDeployment { deployment, topics: Vec::new() });
                 }
+                deployment.takeovers += 1;
+                deployment.restore.clone_from(restore);
                 deployment
             }
             DeployAsk::Delete { name } => {
@@ -144,6 +150,8 @@ impl Image {
             mode: self.mode_of(spec, input, &outputs),
             paused: false,
             previous: None,
+            takeovers: 0,
+            restore: Vec::new(),
             created_at: now,
         };
         let (next_topic, next_partition) = (self.next_topic + 1, self.next_partition);
@@ -331,6 +339,7 @@ mod tests {
         let replace = |module: Option<&str>| DeployAsk::Replace {
             name: "d".into(),
             version: module.map(version),
+            restore: Vec::new(),
         };
         let refused = run(&mut image, replace(None));
         assert!(matches!(deploy_error(refused), DeployError::NoPrevious(_)));
