@@ -178,8 +178,8 @@ fn what_an_operator_does() -> Result<()> {
 }
 
 /// Goal: a rejected record refuses its batch with a reason for each, of which nothing is stored;
-/// the producer goes on in order; a rewrite changes values and nothing else, however the producer packs
-/// its batches, and one that grows beyond what the topic takes is refused.
+/// the producer goes on in order; a rewrite changes values and nothing else, however the producer
+/// packs its batches, and one that grows beyond what the topic takes is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_and_rewritten() -> Result<()> {
     let dir = tempfile::tempdir()?;
