@@ -222,11 +222,11 @@ pub fn enter(
     shared: &Arc<Shared>,
     partition: &Arc<Partition>,
     mut waiting: Waiting,
-) -> Result<(), Waiting> {
+) -> Result<(), Box<Waiting>> {
     let gate = &partition.gate;
     let mut queue = gate.queue();
     if !gate.is_closed() {
-        return Err(waiting);
+        return Err(Box::new(waiting));
     }
     let bytes = waiting.bytes;
     let empty = queue.bytes == 0;

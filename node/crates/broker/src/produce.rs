@@ -201,7 +201,8 @@ impl ProduceStream {
             return append(shared, partition, payload, acks, correlation);
         }
         let waiting = Waiting::new(payload, acks, correlation);
-        if let Err(Waiting { payload, acks, .. }) = gate::enter(shared, partition, waiting) {
+        if let Err(waiting) = gate::enter(shared, partition, waiting) {
+            let Waiting { payload, acks, .. } = *waiting;
             append(shared, partition, payload, acks, correlation);
         }
     }
