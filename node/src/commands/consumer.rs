@@ -1,6 +1,6 @@
 //! `weir consumer`: modules that read a topic and do something with it.
 
-use super::deployment::{self, Action, CreateArgs, LogsArgs, NameArgs, ReplaceArgs};
+use super::deployment::{self, Action, CreateArgs, LogsArgs, NameArgs, ReplaceArgs, RollbackArgs};
 use crate::cli::Globals;
 use crate::exit::{CommandResult, Failure};
 use crate::units::Span;
@@ -44,11 +44,17 @@ Examples:
   weir consumer replace alerts --module webhook-alert@1.1.0
 
 Parameters stay as they are unless one is given; then all of them must be. What the consumer may do
-stays as it is.")]
+stays as it is. A version whose state has another layout takes over if it exports `migrate`.")]
     Replace(ReplaceArgs),
     /// Go back to the version before
-    #[command(after_help = "Examples:\n  weir consumer rollback alerts")]
-    Rollback(NameArgs),
+    #[command(after_help = "\
+Examples:
+  weir consumer rollback alerts
+  weir consumer rollback alerts --restore-state newest --yes
+
+Where the layout of the state has changed, only with --restore-state. Its input is read again from
+there: what it did outside of the node is done again.")]
+    Rollback(RollbackArgs),
     /// Delete a consumer and its state; what it published stays
     #[command(after_help = "Examples:\n  weir consumer delete alerts")]
     Delete(NameArgs),
@@ -121,7 +127,7 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
         Command::Pause(name) => Action::Pause(name),
         Command::Resume(name) => Action::Resume(name),
         Command::Replace(args) => Action::Replace(args),
-        Command::Rollback(name) => Action::Rollback(name),
+        Command::Rollback(args) => Action::Rollback(args),
         Command::Delete(name) => Action::Delete(name),
         Command::Logs(args) => Action::Logs(args),
     };

@@ -3,6 +3,7 @@
 
 use super::figures::thousands;
 use super::module::parse_param;
+use super::restore::{RestoreArgs, snapshots};
 use super::sdk;
 use crate::cli::Globals;
 use crate::exit::{CommandResult, Exit, Failure};
@@ -41,7 +42,7 @@ pub enum Action {
     /// Run another version.
     Replace(ReplaceArgs),
     /// Run the version before.
-    Rollback(NameArgs),
+    Rollback(RollbackArgs),
     /// Delete one.
     Delete(NameArgs),
     /// Show what its module logged.
@@ -90,6 +91,17 @@ pub struct ReplaceArgs {
     /// A parameter of the module, NAME=VALUE; NAME=@FILE reads the value from a file
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_param)]
     param: Vec<(String, String)>,
+    #[command(flatten)]
+    restore: RestoreArgs,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, clap::Args)]
+pub struct RollbackArgs {
+    /// Which one
+    name: String,
+    #[command(flatten)]
+    restore: RestoreArgs,
 }
 
 /// The name of a deployment.
@@ -214,9 +226,11 @@ impl Site<'_> {
                 self.changed(&name, "resuming", admin.pause_deployment(&name, false).await)
             }
             Action::Replace(args) => self.replace(args).await,
-            Action::Rollback(NameArgs { name }) => {
-                self.known(&name, "rolling back").await?;
-                self.changed(&name, "rolling back", admin.replace_deployment(&name, None).await)
+            Action::Rollback(RollbackArgs { name, restore }) => {
+                let known = self.known(&name, "rolling back").await?;
+                let restore = restore.agreed(&known)?;
+                let rolled = admin.restore_deployment(&name, None, restore).await;
+                self.changed(&name, "rolling back", rolled)
             }
             Action::Delete(NameArgs { name }) => self.delete(&name).await,
             Action::Logs(args) => self.logs(&args).await,
@@ -237,14 +251,15 @@ impl Site<'_> {
     }
 
     async fn replace(&self, args: ReplaceArgs) -> CommandResult {
-        let ReplaceArgs { name, module, param } = args;
+        let ReplaceArgs { name, module, param, restore } = args;
         let known = self.known(&name, "replacing").await?;
+        let restore = restore.agreed(&known)?;
         let params = match param.is_empty() {
             false => params(param)?,
             true => known.deployment.spec.version.params,
         };
         let version = Some(Version { module, params });
-        let replaced = self.client.admin().replace_deployment(&name, version).await;
+        let replaced = self.client.admin().restore_deployment(&name, version, restore).await;
         self.changed(&name, "replacing", replaced)
     }
 
@@ -384,6 +399,9 @@ impl Site<'_> {
         let dead = dead.map_or(String::new(), |topic| format!(" to {topic}"));
         output::print_line(&format!("  on error  {}{dead}\n", policy(spec)))?;
         show_partitions(info)?;
+        if let Some(snapshots) = snapshots(partitions) {
+            output::print(&format!("\n{}", snapshots.render()))?;
+        }
         for p in partitions {
             let Some(error) = &p.last_error else { continue };
             let at = error.offset.map_or(String::new(), |offset| format!(" at offset {offset}"));

@@ -16,6 +16,7 @@ pub mod node;
 pub mod on_produce;
 pub mod produce;
 pub mod repair;
+pub mod restore;
 pub mod sdk;
 pub mod status;
 pub mod topic;

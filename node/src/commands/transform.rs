@@ -1,6 +1,6 @@
 //! `weir transform`: modules at work between topics.
 
-use super::deployment::{self, Action, CreateArgs, LogsArgs, NameArgs, ReplaceArgs};
+use super::deployment::{self, Action, CreateArgs, LogsArgs, NameArgs, ReplaceArgs, RollbackArgs};
 use crate::cli::Globals;
 use crate::exit::CommandResult;
 use weir_core::deploy::DeploymentKind;
@@ -39,12 +39,20 @@ whatever fails. Records that the module cannot work on stop it unless --on-error
 Examples:
   weir transform replace zones --module gps-geofence@1.3.0
   weir transform replace zones --module gps-geofence@1.3.0 --param max-speed=60
+  weir transform replace zones --module gps-geofence@1.3.1 --restore-state newest
 
-Parameters stay as they are unless one is given; then all of them must be.")]
+Parameters stay as they are unless one is given; then all of them must be. A version whose state has
+another layout takes over if it exports `migrate`. The state before the last two takeovers is kept.
+")]
     Replace(ReplaceArgs),
     /// Go back to the version before
-    #[command(after_help = "Examples:\n  weir transform rollback zones")]
-    Rollback(NameArgs),
+    #[command(after_help = "\
+Examples:
+  weir transform rollback zones
+  weir transform rollback zones --restore-state 0:120400 --yes
+
+Where the layout of the state has changed, only with --restore-state.")]
+    Rollback(RollbackArgs),
     /// Delete a transform and its state; its outputs stay
     #[command(after_help = "Examples:\n  weir transform delete zones")]
     Delete(NameArgs),
@@ -80,7 +88,7 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
         Command::Pause(name) => Action::Pause(name),
         Command::Resume(name) => Action::Resume(name),
         Command::Replace(args) => Action::Replace(args),
-        Command::Rollback(name) => Action::Rollback(name),
+        Command::Rollback(args) => Action::Rollback(args),
         Command::Delete(name) => Action::Delete(name),
         Command::Logs(args) => Action::Logs(args),
     };

@@ -1,6 +1,7 @@
 //! Deployments of modules.
 
 use weir_core::deploy::{DeploymentSpec, Version};
+use weir_core::ids::{Offset, PartitionIndex};
 use weir_core::wire::deployments::{DeploymentInfo, ModuleLine};
 use weir_core::wire::message::{Request, Response};
 
@@ -64,8 +65,23 @@ impl Admin {
         name: &str,
         version: Option<Version>,
     ) -> Result<DeploymentInfo, RequestError> {
+        self.restore_deployment(name, version, Vec::new()).await
+    }
+
+    /// The same, and has some partitions go back to the state and position of a snapshot, by its
+    /// offset: [`LaneInfo::snapshots`](weir_core::wire::deployments::LaneInfo::snapshots). Their
+    /// input is read again from there, so outputs behind it are made again.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `invalid-argument` if there is no such snapshot.
+    pub async fn restore_deployment(
+        &self,
+        name: &str,
+        version: Option<Version>,
+        restore: Vec<(PartitionIndex, Offset)>,
+    ) -> Result<DeploymentInfo, RequestError> {
         let name = name.to_owned();
-        self.ask_deployment(&Request::ReplaceDeployment { name, version }).await
+        self.ask_deployment(&Request::ReplaceDeployment { name, version, restore }).await
     }
 
     /// Deletes a deployment. Its outputs and dead letters stay.

@@ -39,6 +39,7 @@
 //!   to export it.
 //! - [`Record`]: what comes in. [`Context`]: where records, state and timers go.
 //! - [`Http`]: requests of consumers to hosts that their deployments were granted.
+//! - [`Migrate`]: state of versions with another layout.
 //! - [`params!`]: typed parameters of the deployment.
 //! - [`error!`], [`warn!`], [`info!`], [`debug!`]: log lines. Panics are logged too.
 //!
@@ -51,6 +52,7 @@ mod filter;
 mod flow;
 mod http;
 mod log;
+mod migrate;
 mod outputs;
 mod params;
 mod record;
@@ -63,6 +65,7 @@ pub use filter::Filter;
 pub use flow::{Consumer, Context, Transform};
 pub use http::{Http, HttpError, Request, Response};
 pub use log::Level;
+pub use migrate::{Migrate, Migrated};
 pub use outputs::Output;
 pub use params::{ParamType, Params, Value};
 pub use record::{Columns, Header, Record};
@@ -72,8 +75,8 @@ pub use timers::Timer;
 /// What most modules use.
 pub mod prelude {
     pub use crate::{
-        Columns, Consumer, Context, Error, Filter, Http, Output, Params, ProduceCheck, Record,
-        Result, Ruling, Timer, Transform,
+        Columns, Consumer, Context, Error, Filter, Http, Migrate, Migrated, Output, Params,
+        ProduceCheck, Record, Result, Ruling, Timer, Transform,
     };
 }
 
@@ -175,6 +178,22 @@ pub mod bindings {
         });
     }
 
+    /// Takeover of state.
+    pub mod migrate {
+        wit_bindgen::generate!({
+            path: "../../wit",
+            inline: "package weir:sdk; world migrate { export weir:module/migrating@1.0.0; }",
+            world: "weir:sdk/migrate",
+            pub_export_macro: true,
+            export_macro_name: "export_migrate",
+            default_bindings_module: "weir_guest::bindings::migrate",
+            with: {
+                "weir:module/types@1.0.0": crate::bindings::base::weir::module::types,
+            },
+            generate_all,
+        });
+    }
+
     pub use base::weir::module::types;
 }
 
@@ -185,6 +204,7 @@ pub mod glue {
     pub use crate::filter::filter;
     pub use crate::flow::{Flow, process};
     pub use crate::log::{install_panic_hook, write_line};
+    pub use crate::migrate::migrate;
     pub use crate::params::{Declared, describe, one, read};
     pub use crate::record::{Columns, FILTER_COLUMNS};
     pub use crate::state::flow_columns;

@@ -139,6 +139,8 @@ pub const DEPLOYMENT_OUTPUTS_MAX: usize = 16;
 /// Most keyed state of one deployment for one input partition, keys and values, in bytes. The rest
 /// of what a partition may hold is for the marks of deployments that write to it.
 pub const LANE_STATE_BYTES_MAX: usize = STATE_BYTES_MAX - MIB;
+/// Snapshots of a lane's state that are kept, from when other versions took over.
+pub const LANE_SNAPSHOTS_MAX: usize = 2;
 /// Most keyed state of all deployments of one node together, in bytes.
 pub const NODE_LANE_STATE_BYTES_MAX: usize = 256 * MIB;
 /// Most lanes that hold an input batch and what becomes of it in memory; the others wait.

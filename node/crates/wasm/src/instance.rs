@@ -230,7 +230,7 @@ fn other_world() -> GuestError {
 
 /// Makes a store with its limits, and links the module into it. The module's own start functions
 /// run, under the deadline of `start`.
-async fn instantiate(
+pub(crate) async fn instantiate(
     engine: &Engine,
     pre: &InstancePre<Guest>,
     guest: Guest,
@@ -256,7 +256,7 @@ async fn instantiate(
 }
 
 /// Runs guest code under a deadline, on the calling thread, yielding at every tick.
-async fn run<R>(
+pub(crate) async fn run<R>(
     engine: &Engine,
     store: &mut Store<Guest>,
     cpu_max: Duration,

@@ -47,6 +47,10 @@ pub const GUEST_STACK_BYTES: usize = MIB;
 pub const MEMORY_RESERVATION_BYTES: usize = 64 * MIB;
 /// CPU time of `describe` and of `start`.
 pub const START_CPU_MAX: Duration = Duration::from_millis(500);
+/// CPU time of each call that migrates state.
+pub const MIGRATE_CPU_MAX: Duration = Duration::from_secs(5);
+/// Bytes of keys and values that such a call is given, about; one entry always fits.
+pub const MIGRATE_PART_BYTES: usize = MIB;
 /// Longest message of a log line, a failure or an error, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 * KIB;
 /// Most frames of a backtrace.

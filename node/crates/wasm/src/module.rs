@@ -124,6 +124,12 @@ impl Module {
         self.inner.world
     }
 
+    /// Whether it can take over state of another layout.
+    #[must_use]
+    pub fn migrates(&self) -> bool {
+        self.inner.exports.migrate.is_some()
+    }
+
     /// What it says of itself.
     #[must_use]
     pub fn description(&self) -> &Description {

@@ -1,6 +1,8 @@
 //! Threads for guests. None of them is the network's: a guest that computes holds up its own thread
 //! for at most a tick, and then the next guest on that thread goes on.
 
+use crate::error::GuestError;
+use crate::migrate::Entries;
 use crate::worker::{Checked, Deployment, Filtered, Transformed, Work, Worker};
 use std::future::Future;
 use std::io;
@@ -112,6 +114,7 @@ enum Job {
     Filter(Records, oneshot::Sender<Filtered>),
     Process(Box<WorkJob>),
     Check(Records, oneshot::Sender<Checked>),
+    Migrate(u32, Entries, oneshot::Sender<Result<Entries, GuestError>>),
 }
 
 struct WorkJob {
@@ -144,6 +147,9 @@ impl Job {
             }
             Job::Check(records, reply) => {
                 let _ = reply.send(worker.check(&records).await);
+            }
+            Job::Migrate(from, entries, reply) => {
+                let _ = reply.send(worker.migrate(from, &entries).await);
             }
         }
     }
@@ -181,6 +187,21 @@ impl Runner {
     /// As [`Runner::filter`].
     pub async fn check(&self, records: Records) -> Result<Checked, Stopped> {
         self.ask(|reply| Job::Check(records, reply)).await
+    }
+
+    /// Turns state of the layout `from` into that of the module.
+    ///
+    /// # Errors
+    /// If the threads are shutting down; inside, how the module failed.
+    ///
+    /// # Cancel safety
+    /// As [`Runner::filter`].
+    pub async fn migrate(
+        &self,
+        from: u32,
+        entries: Entries,
+    ) -> Result<Result<Entries, GuestError>, Stopped> {
+        self.ask(|reply| Job::Migrate(from, entries, reply)).await
     }
 
     async fn ask<R>(&self, job: impl FnOnce(oneshot::Sender<R>) -> Job) -> Result<R, Stopped> {

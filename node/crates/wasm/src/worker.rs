@@ -9,6 +9,7 @@ use crate::guest::{LogLine, Surroundings, cut};
 use crate::http::HttpUse;
 use crate::instance::{Instance, Part};
 use crate::limits::GuestLimits;
+use crate::migrate::{self, Entries};
 use crate::module::Module;
 use crate::output::OutputPart;
 use crate::state::{StateBuffer, StateChanges, StateView};
@@ -228,6 +229,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Turns state of the layout `from` into that of the module, all of it.
+    ///
+    /// # Errors
+    /// If a call fails or returns what cannot be kept.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn migrate(&self, from: u32, entries: &Entries) -> Result<Entries, GuestError> {
+        let Deployment { module, limits, .. } = &self.deployment;
+        migrate::migrate(module, limits, from, entries).await
     }
 
     /// The instance; a new one if there is none or it is dead.

@@ -11,6 +11,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("weir-guest/src/flow.rs", include_str!("../../../../sdk/guest/src/flow.rs")),
     ("weir-guest/src/http.rs", include_str!("../../../../sdk/guest/src/http.rs")),
     ("weir-guest/src/log.rs", include_str!("../../../../sdk/guest/src/log.rs")),
+    ("weir-guest/src/migrate.rs", include_str!("../../../../sdk/guest/src/migrate.rs")),
     ("weir-guest/src/outputs.rs", include_str!("../../../../sdk/guest/src/outputs.rs")),
     ("weir-guest/src/params.rs", include_str!("../../../../sdk/guest/src/params.rs")),
     ("weir-guest/src/record.rs", include_str!("../../../../sdk/guest/src/record.rs")),

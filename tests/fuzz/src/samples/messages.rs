@@ -15,7 +15,7 @@ use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
 use weir_core::wire::deployments::{
-    DeploymentInfo, LaneCondition, LaneError, LaneInfo, ModuleLevel, ModuleLine,
+    DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneSnapshot, ModuleLevel, ModuleLine,
 };
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
@@ -125,13 +125,22 @@ pub fn requests() -> Vec<Request> {
         Request::Deployments { names: Some(vec!["zones".into()]) },
         Request::CreateDeployment { name: "zones".into(), spec: deployment().spec },
         Request::PauseDeployment { name: "zones".into(), paused: true },
-        Request::ReplaceDeployment { name: "zones".into(), version: deployment().previous },
+        Request::ReplaceDeployment {
+            name: "zones".into(),
+            version: deployment().previous,
+            restore: vec![],
+        },
         Request::DeleteDeployment { name: "zones".into() },
         Request::CreateDeployment { name: "alerts".into(), spec: consumer() },
         Request::DeploymentLog { name: "alerts".into(), from: Some(40), lines: 100 },
         Request::AlterTopic {
             name: "temps".into(),
             change: TopicChange { on_produce: Some(Some(check())), ..TopicChange::default() },
+        },
+        Request::ReplaceDeployment {
+            name: "zones".into(),
+            version: None,
+            restore: vec![(PARTITION, Offset(7))],
         },
     ]
 }
@@ -187,6 +196,7 @@ pub fn responses() -> Vec<Response> {
             }],
         },
         Response::Status(Box::new(NodeStatus { checks: vec![checked()], ..status() })),
+        Response::Deployments { deployments: vec![taken_over()] },
     ]
 }
 
@@ -214,6 +224,8 @@ pub fn deployment() -> Deployment {
         mode: Mode::Outbox,
         paused: true,
         previous: Some(version("gps-geofence@1.2.0")),
+        takeovers: 0,
+        restore: vec![],
         created_at: TIME,
     }
 }
@@ -268,8 +280,25 @@ fn deployment_info() -> DeploymentInfo {
         http_failures: 0,
         http_wait_us: 0,
         last_error: Some(error),
+        snapshots: vec![],
     };
     DeploymentInfo { deployment: deployment(), partitions: vec![lane] }
+}
+
+/// A deployment with snapshots of state, one of which is to be restored.
+fn taken_over() -> DeploymentInfo {
+    let DeploymentInfo { mut deployment, mut partitions } = deployment_info();
+    deployment.takeovers = 2;
+    deployment.restore = vec![(PARTITION, Offset(7))];
+    for lane in &mut partitions {
+        lane.snapshots.push(LaneSnapshot {
+            offset: Offset(7),
+            module: "gps-geofence@1.2.0".into(),
+            schema: 1,
+            keys: 40,
+        });
+    }
+    DeploymentInfo { deployment, partitions }
 }
 
 /// A module as metadata has it.

@@ -8,13 +8,15 @@
 //! steps in; it then begins again from what its home says. So a batch is committed once, with the
 //! version that the lane had when it ran it.
 
-use super::append::{append, room};
+mod commit;
+
 use super::entry::{AddError, Destination, Destinations, Entry, Origin};
 use super::http::Outgoing;
 use super::log::ModuleLog;
 use super::meter::Meter;
 use super::read::{first_position, read};
 use super::state::{SharedState, View, lock};
+use super::takeover::{self, TakeoverError};
 use super::{Deployments, Orders};
 use crate::broker::Shared;
 use crate::partition::Partition;
@@ -27,8 +29,8 @@ use weir_core::deploy::keys::{Lane, Position};
 use weir_core::deploy::{Deployment, Mode, OnError};
 use weir_core::limits;
 use weir_core::record::{RecordBatch, Records, Retained};
+use weir_core::wire::WireError;
 use weir_core::wire::deployments::LaneCondition;
-use weir_core::wire::{ErrorCode, Outcome, WireError};
 use weir_core::{LeaderEpoch, Offset, TimestampMs};
 use weir_wasm::abi::Place;
 use weir_wasm::bisect;
@@ -79,6 +81,16 @@ enum Ended {
 impl From<WireError> for Ended {
     fn from(error: WireError) -> Ended {
         Ended::Trouble(None, error.message)
+    }
+}
+
+impl From<TakeoverError> for Ended {
+    fn from(error: TakeoverError) -> Ended {
+        match error {
+            TakeoverError::Trouble(error) => error.into(),
+            TakeoverError::Orders => Ended::Orders,
+            TakeoverError::Stopped(message) => Ended::Stopped(None, message),
+        }
     }
 }
 
@@ -209,7 +221,7 @@ impl LaneTask {
         // What fails in the middle is done again, and requests cannot be taken back.
         let most_max = if http.is_some() { limits::HTTP_RECORDS_PER_CALL } else { usize::MAX };
         let runs = weir_wasm::Deployment {
-            module: prepared,
+            module: prepared.clone(),
             settings,
             limits,
             on_error: match deployment.spec.on_error {
@@ -222,6 +234,7 @@ impl LaneTask {
             around: Surroundings { place: self.place(&deployment), http },
         };
         let runner = shared.modules.run(runs).await?;
+        takeover::take_over(self, &deployment, (&prepared, &runner), figures.epoch).await?;
         let to = self.destinations(&deployment)?;
         let stored = self.deployments.states.of(self.lane, self.home.id);
         let known = lock(&stored).position();
@@ -491,70 +504,6 @@ impl LaneTask {
             let at = records.iter().nth(last.index as usize).map(|record| record.offset);
             self.meter.note(at, &last.error.to_string(), self.shared.now());
         }
-    }
-
-    /// Commits if there is anything to commit but the position, or that is due.
-    async fn commit_if_due(&mut self, job: &mut Job) -> Result<(), Ended> {
-        let empty = job.entry.is_empty() && lock(&job.view.overlay).is_empty();
-        if empty && job.told.1.elapsed() < limits::LANE_POSITION_INTERVAL {
-            self.meter.at(job.position.next);
-            return Ok(());
-        }
-        self.commit(job).await
-    }
-
-    /// Makes what there is durable, in one entry: records, state, position.
-    async fn commit(&mut self, job: &mut Job) -> Result<(), Ended> {
-        let after = lock(&job.stored).bytes_after(&lock(&job.view.overlay));
-        let before = lock(&job.stored).bytes();
-        let all = (self.deployments.states.bytes() + after).saturating_sub(before);
-        if after > limits::LANE_STATE_BYTES_MAX || all > limits::NODE_LANE_STATE_BYTES_MAX {
-            let most = limits::LANE_STATE_BYTES_MAX.min(limits::NODE_LANE_STATE_BYTES_MAX);
-            let message = format!(
-                "the state would take {after} bytes in this partition ({all} on the whole node): \
-                 at most {most} ({} on the node) are kept; let the module keep less",
-                limits::NODE_LANE_STATE_BYTES_MAX
-            );
-            return Err(Ended::Stopped(Some(job.position.next), message));
-        }
-        job.broken = true;
-        let made = job.entry.make(self.shared.now());
-        let batch = made.map_err(|error| Ended::Stopped(None, error.to_string()))?.batch;
-        let mut changes = lock(&job.view.overlay).changes(self.lane);
-        changes.push(self.lane.set_position(job.position));
-        let mut pause = limits::LANE_RETRY_MIN;
-        loop {
-            let bytes = batch.as_ref().map_or(0, |batch| batch.bytes().len());
-            let room = room(&self.shared, bytes).await;
-            let (states, home) = (&self.deployments.states, (&*self.home, job.epoch));
-            let appending =
-                append(&self.shared, states, home, batch.clone(), changes.clone(), room);
-            let error = match appending.committed().await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            let again = matches!(error.code, ErrorCode::Busy | ErrorCode::DiskFull);
-            if error.outcome == Outcome::Unknown || !again {
-                return Err(error.into());
-            }
-            self.meter.failed(LaneCondition::Retrying, None, &error.message, self.shared.now());
-            let mut orders = self.orders.clone();
-            if timeout(pause, orders.changed()).await.is_ok() {
-                // Nothing of it was written: whoever goes on computes it again.
-                return Err(Ended::Orders);
-            }
-            pause = (pause * 2).min(limits::LANE_RETRY_MAX);
-        }
-        lock(&job.view.overlay).clear();
-        job.broken = false;
-        job.told = (job.position.next, Instant::now());
-        let since = std::mem::take(&mut job.since);
-        self.meter.committed(
-            job.position.next,
-            (since.records_in, since.records_out),
-            (since.errors, since.dead_letters),
-        );
-        Ok(())
     }
 
     /// Waits for input. Stores the position meanwhile if it has moved.

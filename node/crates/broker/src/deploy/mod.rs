@@ -8,16 +8,18 @@ mod append;
 mod distributor;
 mod entry;
 pub mod http;
+mod kept;
 mod lane;
 mod log;
 mod meter;
 mod read;
 pub mod requests;
 pub mod state;
+mod takeover;
 mod thread;
+mod versions;
 
 use crate::broker::Shared;
-use crate::modules::Modules;
 use crate::partition::Partition;
 use distributor::Distributor;
 use http::{Outgoing, SystemTrust};
@@ -30,8 +32,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
-use weir_core::deploy::keys::Lane;
-use weir_core::deploy::{DeployError, Deployment, DeploymentKind, DeploymentSpec, Mode, Version};
+use versions::{Asked, Restore, check_version};
+use weir_core::deploy::keys::{Lane, Runs};
+use weir_core::deploy::{DeployError, Deployment, DeploymentSpec, Mode, Version};
 use weir_core::limits;
 use weir_core::metadata::{DeployAsk, Topic};
 use weir_core::partition::view::PartitionView;
@@ -39,8 +42,6 @@ use weir_core::wire::deployments::{DeploymentInfo, DeploymentStatus, LaneInfo, M
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{PartitionId, PartitionIndex};
 use weir_transport::HttpsError;
-use weir_wasm::bisect::OnError;
-use weir_wasm::{GuestLimits, Surroundings, Work};
 
 pub use thread::DeployThread;
 
@@ -249,19 +250,21 @@ impl Deployments {
             let invalid = |e: HttpsError| WireError::new(ErrorCode::InvalidArgument, e.to_string());
             made.map_err(invalid)?;
         }
-        check_version(shared, spec.kind, &spec.version).await?;
+        let prepared = check_version(shared, spec.kind, &spec.version).await?;
         let ask = DeployAsk::Create { name, spec };
         let created = shared.registry.deploy(shared.now(), ask).await?;
         let created = created.ok_or_else(gone)?;
-        self.place(shared, &created).await;
+        self.place(shared, &created, prepared.description().state_schema).await;
         self.launch(shared, created.clone());
         Ok(self.info(shared, created))
     }
 
     /// Decides where the lanes of a new deployment begin: what is produced after its creation was
     /// acknowledged is surely read. A lane whose home cannot be written now decides at its start.
-    async fn place(&self, shared: &Arc<Shared>, deployment: &Deployment) {
+    async fn place(&self, shared: &Arc<Shared>, deployment: &Deployment, schema: u32) {
         let Some((input, home)) = topics(shared, deployment) else { return };
+        let module = deployment.spec.version.module.to_string();
+        let runs = Runs { takeover: deployment.takeovers, schema, module };
         let mut placing = Vec::new();
         for (&input, &home) in input.partitions.iter().zip(&home.partitions) {
             let registry = &shared.registry;
@@ -269,7 +272,8 @@ impl Deployments {
             let Some((input, home)) = pair else { continue };
             let lane = Lane { deployment: deployment.id, input: input.id };
             let position = read::first_position(deployment, &input);
-            let (epoch, changes) = (home.figures().epoch, vec![lane.set_position(position)]);
+            let changes = vec![lane.set_position(position), lane.set_runs(&runs)];
+            let epoch = home.figures().epoch;
             let at = (&*home, epoch);
             placing.push(append::append(shared, &self.states, at, None, changes, None));
         }
@@ -313,20 +317,29 @@ impl Deployments {
         &self,
         shared: &Arc<Shared>,
         name: String,
-        version: Option<Version>,
+        (version, restore): (Option<Version>, Restore),
     ) -> Result<DeploymentInfo, WireError> {
         let _one = self.changing.lock().await;
         let known = shared.registry.deployment(&name).ok_or_else(|| unknown(&name))?;
         let wanted = version.clone().or_else(|| known.previous.clone());
         if let Some(wanted) = &wanted {
-            let schema = check_version(shared, known.spec.kind, wanted).await?;
-            check_schema(shared, &known, wanted, schema).await?;
+            let prepared = check_version(shared, known.spec.kind, wanted).await?;
+            let lanes = self.lanes_of(&name);
+            let rollback = version.is_none();
+            let asked = Asked { wanted, prepared: &prepared, restore: &restore, rollback };
+            versions::check(shared, &self.states, (&known, &lanes), &asked).await?;
         }
-        let ask = DeployAsk::Replace { name, version };
+        let ask = DeployAsk::Replace { name, version, restore };
         let changed = shared.registry.deploy(shared.now(), ask).await?;
         let changed = changed.ok_or_else(gone)?;
         self.order(&changed);
         Ok(self.info(shared, changed))
+    }
+
+    fn lanes_of(&self, name: &str) -> Vec<(Lane, PartitionId)> {
+        let running = lock(&self.running);
+        let lanes = running.get(name).map(|running| running.lanes.iter());
+        lanes.into_iter().flatten().map(|(lane, home, _)| (*lane, *home)).collect()
     }
 
     fn order(&self, changed: &Deployment) {
@@ -432,7 +445,9 @@ impl Deployments {
         let state = self.states.of(lane, home);
         {
             let state = lock(&state);
-            (info.state_bytes, info.state_keys) = (state.bytes() as u64, state.keys() as u64);
+            let live = state.bytes() - state.kept_bytes();
+            (info.state_bytes, info.state_keys) = (live as u64, state.keys() as u64);
+            info.snapshots = versions::snapshots(&state);
         }
         let behind = |partition: Arc<Partition>, at| {
             let end = partition.progress_now().high_watermark;
@@ -480,71 +495,4 @@ fn unknown(name: &str) -> WireError {
 
 fn gone() -> WireError {
     WireError::new(ErrorCode::UnknownDeployment, "the deployment is gone")
-}
-
-/// Whether the module starts with these parameters. Returns the number of its state's layout.
-async fn check_version(
-    shared: &Shared,
-    kind: DeploymentKind,
-    version: &Version,
-) -> Result<u32, WireError> {
-    let id = &version.module;
-    let modules: &Modules = &shared.modules;
-    let module = shared.registry.module(id).ok_or_else(|| {
-        let message = format!("there is no module {id}; see: weir module list");
-        WireError::new(ErrorCode::UnknownModule, message)
-    })?;
-    let invalid = |message: String| WireError::new(ErrorCode::InvalidModule, message);
-    if module.kind != kind.module() {
-        let (module, is, wanted) = (id.clone(), module.kind.name(), kind.name());
-        return Err(invalid(DeployError::Kind { module, is, wanted }.to_string()));
-    }
-    let prepared = modules.prepare(&module.sha256).await?;
-    let schema = prepared.description().state_schema;
-    let given: Vec<_> = version.params.clone().into_iter().collect();
-    let settings = prepared.description().settings(&given);
-    let settings = settings.map_err(|error| invalid(error.to_string()))?;
-    let limits = GuestLimits::DEFAULT;
-    let probe = weir_wasm::Deployment {
-        module: prepared,
-        settings,
-        limits,
-        on_error: OnError::Stop,
-        topics: limits::DEPLOYMENT_OUTPUTS_MAX,
-        around: Surroundings::default(),
-    };
-    let work = Work {
-        records: None,
-        topic: 0,
-        watermark: weir_wasm::columns::Watermark::START,
-        state: Arc::new(weir_wasm::state::NoState),
-    };
-    let started = modules.run(probe).await?.process(work).await;
-    let started =
-        started.map_err(|error| WireError::new(ErrorCode::ShuttingDown, error.to_string()))?;
-    match started.report.stopped_at() {
-        None => Ok(schema),
-        Some(judged) => Err(invalid(format!("{id} does not start: {}", judged.error))),
-    }
-}
-
-async fn check_schema(
-    shared: &Shared,
-    known: &Deployment,
-    wanted: &Version,
-    schema: u32,
-) -> Result<(), WireError> {
-    let running = &known.spec.version.module;
-    let Some(module) = shared.registry.module(running) else { return Ok(()) };
-    let is = shared.modules.prepare(&module.sha256).await?.description().state_schema;
-    if is == schema {
-        return Ok(());
-    }
-    let message = format!(
-        "{running} keeps state of layout {is}, {} of layout {schema}, and this version of weir \
-         does not migrate state: create another deployment of the new version, or push one with \
-         layout {is}",
-        wanted.module
-    );
-    Err(WireError::new(ErrorCode::StateSchema, message))
 }

@@ -40,9 +40,9 @@ pub async fn answer(session: &Session, request: Request) -> Result<Response, Wir
             })
             .await
         }
-        Request::ReplaceDeployment { name, version } => {
+        Request::ReplaceDeployment { name, version, restore } => {
             change(session, "replaced", name, |shared, name| async move {
-                shared.deployments.replace(&shared, name, version).await
+                shared.deployments.replace(&shared, name, (version, restore)).await
             })
             .await
         }

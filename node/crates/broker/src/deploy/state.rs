@@ -4,12 +4,14 @@
 //! the log says that it is durable. So nothing here is ever ahead of the disk; what a lane has
 //! computed and not committed yet lies over it in an [`Overlay`].
 
+use super::kept::Kept;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_core::deploy::DeploymentId;
 use weir_core::deploy::keys::{
-    self, Lane, Meaning, PREFIX_BYTES, Position, read_mark, read_position, read_timer,
+    self, KeptPart, Lane, Meaning, PREFIX_BYTES, Position, Runs, read_mark, read_position,
+    read_runs, read_timer,
 };
 use weir_core::entry::StateChange;
 use weir_core::partition::view::PartitionView;
@@ -28,7 +30,11 @@ pub struct LaneState {
     own: BTreeMap<Bytes, Bytes>,
     timers: BTreeMap<Bytes, TimestampMs>,
     due: BTreeSet<(TimestampMs, Bytes)>,
+    runs: Option<Runs>,
+    kept: BTreeMap<u8, Kept>,
+    /// Of it all, snapshots included.
     bytes: usize,
+    kept_bytes: usize,
 }
 
 /// The state of one lane, as its task and the log's thread share it.
@@ -46,10 +52,53 @@ impl LaneState {
         self.position
     }
 
-    /// Keys and values with what is around them, in bytes.
+    /// Keys and values with what is around them, snapshots included, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Those of snapshots.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Which version the state is of.
+    #[must_use]
+    pub fn runs(&self) -> Option<&Runs> {
+        self.runs.as_ref()
+    }
+
+    /// The snapshots, in no order that means anything.
+    pub fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.kept.values()
+    }
+
+    /// The snapshots with their slots.
+    pub fn kept_by_slot(&self) -> impl Iterator<Item = (u8, &Kept)> {
+        self.kept.iter().map(|(slot, kept)| (*slot, kept))
+    }
+
+    /// The snapshot at this offset; of several that with this layout, or else the newest.
+    #[must_use]
+    pub fn kept_at(&self, offset: Offset, schema: u32) -> Option<&Kept> {
+        let heads = self.kept.values().filter_map(|kept| Some((kept.head.as_ref()?, kept)));
+        let here = heads.filter(|((position, _), _)| position.next == offset);
+        let best = here.max_by_key(|((_, runs), _)| (runs.schema == schema, runs.takeover));
+        best.map(|(_, kept)| kept)
+    }
+
+    /// The changes that remove all snapshots.
+    #[must_use]
+    pub fn kept_removal(&self, lane: Lane) -> Vec<StateChange> {
+        self.kept.iter().flat_map(|(slot, kept)| kept.removal(lane, *slot)).collect()
+    }
+
+    /// The state as a snapshot of it would be.
+    #[must_use]
+    pub fn image(&self, position: Position, runs: Runs) -> Kept {
+        Kept { head: Some((position, runs)), own: self.own.clone(), timers: self.timers.clone() }
     }
 
     /// How many keys and timers there are.
@@ -63,6 +112,8 @@ impl LaneState {
         match meaning {
             Meaning::Position => self.position = value.and_then(|value| read_position(value)),
             Meaning::Mark => {}
+            Meaning::Runs => self.runs = value.and_then(|value| read_runs(value)),
+            Meaning::Kept(slot, part) => self.apply_kept(slot, part, value),
             Meaning::Own(key) => {
                 let (key_len, added) = (key.len(), value.map(Bytes::len));
                 let before = match value {
@@ -87,6 +138,21 @@ impl LaneState {
                 self.count(key_len, added, before.map(|_| 8));
             }
         }
+    }
+
+    fn apply_kept(&mut self, slot: u8, part: KeptPart, value: Option<&Bytes>) {
+        let key = match &part {
+            KeptPart::Head => 0,
+            KeptPart::Own(key) | KeptPart::Timer(key) => key.len() + 2,
+        };
+        let kept = self.kept.entry(slot).or_default();
+        let (added, removed) = kept.apply(part, value);
+        if kept.is_gone() {
+            self.kept.remove(&slot);
+        }
+        let before = self.bytes;
+        self.count(key, added, removed);
+        self.kept_bytes = self.kept_bytes + self.bytes - before;
     }
 
     fn count(&mut self, key: usize, added: Option<usize>, removed: Option<usize>) {
@@ -118,7 +184,9 @@ impl LaneState {
         let timers = self.timers.keys().map(|key| lane.set_timer(key, None));
         let position = self.position.map(|position| lane.set_position(position).key);
         let position = position.map(|key| StateChange { key, value: None });
-        own.chain(timers).chain(position).collect()
+        let runs = self.runs.as_ref().map(|runs| lane.set_runs(runs).key);
+        let notes = position.into_iter().chain(runs.map(|key| StateChange { key, value: None }));
+        own.chain(timers).chain(notes).chain(self.kept_removal(lane)).collect()
     }
 }
 

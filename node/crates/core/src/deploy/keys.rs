@@ -5,12 +5,17 @@
 //! | 1 | `0xD0`: keys of deployments |
 //! | 4 | the deployment's id, big-endian |
 //! | 4 | the input partition's id, big-endian |
-//! | 1 | what follows: 0 position, 1 mark, 2 a key of the module's, 3 a timer |
+//! | 1 | 0 position, 1 mark, 2 a key of the module's, 3 a timer, 4 which version, 5 a snapshot |
 //! | any | the module's key, or the timer's |
+//!
+//! A snapshot's part has two more bytes before the key: the snapshot's slot, and 0 for its head, 2
+//! for a key of the module's, 3 for a timer.
 //!
 //! Values are little-endian. A position is the offset of the next input and the watermark before
 //! it, both `i64`; a mark is the offset, in the outbox, of the next part (`i64`); a timer is its
-//! time in milliseconds since the Unix epoch (`i64`).
+//! time in milliseconds since the Unix epoch (`i64`). Which version: the number of the takeover and
+//! of the state's layout, both `u32`, and `NAME@VERSION`. A snapshot's head: a position and then
+//! which version; its other parts are as they are outside of one.
 
 use super::DeploymentId;
 use crate::entry::StateChange;
@@ -23,10 +28,13 @@ const POSITION: u8 = 0;
 const MARK: u8 = 1;
 const OWN: u8 = 2;
 const TIMER: u8 = 3;
+const RUNS: u8 = 4;
+const KEPT: u8 = 5;
 /// Bytes of a key before the module's own part.
 pub const PREFIX_BYTES: usize = 10;
 
-const _: () = assert!(limits::MODULE_KEY_BYTES_MAX + PREFIX_BYTES <= limits::STATE_KEY_BYTES_MAX);
+const _: () =
+    assert!(limits::MODULE_KEY_BYTES_MAX + PREFIX_BYTES + 2 <= limits::STATE_KEY_BYTES_MAX);
 
 /// The part of a deployment that works on one input partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +65,32 @@ pub enum Meaning {
     Own(Bytes),
     /// The timer of this key.
     Timer(Bytes),
+    /// Which version the state is of.
+    Runs,
+    /// A part of the snapshot in this slot.
+    Kept(u8, KeptPart),
+}
+
+/// A part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptPart {
+    /// Where and of which version it was taken.
+    Head,
+    /// A key of the module's.
+    Own(Bytes),
+    /// The timer of this key.
+    Timer(Bytes),
+}
+
+/// Which version a lane's state is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// The number of the takeover in which it came.
+    pub takeover: u32,
+    /// The number of the state's layout.
+    pub schema: u32,
+    /// `NAME@VERSION`.
+    pub module: String,
 }
 
 impl Lane {
@@ -91,6 +125,40 @@ impl Lane {
         StateChange { key: self.key(OWN, key), value }
     }
 
+    /// Says which version the state is of.
+    #[must_use]
+    pub fn set_runs(self, runs: &Runs) -> StateChange {
+        let mut value = BytesMut::new();
+        put_runs(runs, &mut value);
+        StateChange { key: self.key(RUNS, b""), value: Some(value.freeze()) }
+    }
+
+    /// Sets or removes the head of a snapshot.
+    #[must_use]
+    pub fn set_kept_head(self, slot: u8, head: Option<&(Position, Runs)>) -> StateChange {
+        let value = head.map(|(position, runs)| {
+            let mut value = BytesMut::new();
+            value.put_i64_le(position.next.0);
+            value.put_i64_le(position.watermark.0);
+            put_runs(runs, &mut value);
+            value.freeze()
+        });
+        StateChange { key: self.key(KEPT, &[slot, POSITION]), value }
+    }
+
+    /// Sets or removes a key of the module's in a snapshot.
+    #[must_use]
+    pub fn set_kept_own(self, slot: u8, key: &[u8], value: Option<Bytes>) -> StateChange {
+        StateChange { key: self.key(KEPT, &[&[slot, OWN], key].concat()), value }
+    }
+
+    /// Sets or removes a timer in a snapshot.
+    #[must_use]
+    pub fn set_kept_timer(self, slot: u8, key: &[u8], time: Option<TimestampMs>) -> StateChange {
+        let value = time.map(|time| number(time.0));
+        StateChange { key: self.key(KEPT, &[&[slot, TIMER], key].concat()), value }
+    }
+
     /// Sets or removes a timer.
     #[must_use]
     pub fn set_timer(self, key: &[u8], time: Option<TimestampMs>) -> StateChange {
@@ -111,9 +179,41 @@ pub fn read(key: &Bytes) -> Option<(Lane, Meaning)> {
         MARK => Meaning::Mark,
         OWN => Meaning::Own(key.slice(PREFIX_BYTES..)),
         TIMER => Meaning::Timer(key.slice(PREFIX_BYTES..)),
+        RUNS => Meaning::Runs,
+        KEPT => {
+            let slot = *key.get(PREFIX_BYTES)?;
+            let own = || key.slice(PREFIX_BYTES + 2..);
+            let part = match *key.get(PREFIX_BYTES + 1)? {
+                POSITION => KeptPart::Head,
+                OWN => KeptPart::Own(own()),
+                TIMER => KeptPart::Timer(own()),
+                _ => return None,
+            };
+            Meaning::Kept(slot, part)
+        }
         _ => return None,
     };
     Some((Lane { deployment, input }, meaning))
+}
+
+/// Reads which version a state is of.
+#[must_use]
+pub fn read_runs(mut value: &[u8]) -> Option<Runs> {
+    let (takeover, schema) = (value.try_get_u32_le().ok()?, value.try_get_u32_le().ok()?);
+    Some(Runs { takeover, schema, module: std::str::from_utf8(value).ok()?.to_owned() })
+}
+
+/// Reads the head of a snapshot.
+#[must_use]
+pub fn read_head(value: &[u8]) -> Option<(Position, Runs)> {
+    let (position, runs) = value.split_at_checked(16)?;
+    Some((read_position(position)?, read_runs(runs)?))
+}
+
+fn put_runs(runs: &Runs, out: &mut BytesMut) {
+    out.put_u32_le(runs.takeover);
+    out.put_u32_le(runs.schema);
+    out.put_slice(runs.module.as_bytes());
 }
 
 /// Reads the value of a position.
@@ -162,6 +262,20 @@ mod tests {
         assert_eq!(read_timer(&timer.value.unwrap()), Some(TimestampMs(9)));
         assert_eq!(read(&Bytes::from_static(b"app\0\0\0\0\x01\0\0\0\x02")), None);
         assert_eq!(read(&own.key.slice(..PREFIX_BYTES - 1)), None);
+        let runs = Runs { takeover: 3, schema: 2, module: "m@1.0.0".into() };
+        let set = lane.set_runs(&runs);
+        assert_eq!(read(&set.key), Some((lane, Meaning::Runs)));
+        assert_eq!(read_runs(&set.value.unwrap()), Some(runs.clone()));
+        let head = lane.set_kept_head(1, Some(&(position, runs.clone())));
+        assert_eq!(read(&head.key), Some((lane, Meaning::Kept(1, KeptPart::Head))));
+        assert_eq!(read_head(&head.value.unwrap()), Some((position, runs)));
+        let kept = lane.set_kept_own(0, b"k", None);
+        let own = KeptPart::Own(Bytes::from_static(b"k"));
+        assert_eq!(read(&kept.key), Some((lane, Meaning::Kept(0, own))));
+        let kept = lane.set_kept_timer(0, b"k", Some(TimestampMs(9)));
+        let timer = KeptPart::Timer(Bytes::from_static(b"k"));
+        assert_eq!(read(&kept.key), Some((lane, Meaning::Kept(0, timer))));
+        assert_eq!(read(&kept.key.slice(..PREFIX_BYTES + 1)), None);
         assert_eq!(read_position(b"short"), None);
         assert_eq!(read_mark(b"nine byte"), None);
     }

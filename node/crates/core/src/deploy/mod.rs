@@ -25,7 +25,7 @@ pub mod http;
 pub mod keys;
 pub mod outbox;
 
-use crate::ids::TimestampMs;
+use crate::ids::{Offset, PartitionIndex, TimestampMs};
 use crate::limits;
 use crate::module::name::{ModuleName, ModuleRef};
 use crate::module::{ModuleError, ModuleKind};
@@ -156,10 +156,6 @@ pub struct DeploymentSpec {
     pub http: Option<HttpGrant>,
 }
 
-fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
 /// A deployment as metadata knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
@@ -177,6 +173,13 @@ pub struct Deployment {
     /// What ran before, for a rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Version>,
+    /// How often the version was replaced: lanes that have stored a lower number have yet to be
+    /// taken over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub takeovers: u32,
+    /// Partitions that go back to the snapshot of this offset as the version takes over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restore: Vec<(PartitionIndex, Offset)>,
     /// When it was created.
     #[serde(default)]
     pub created_at: TimestampMs,
@@ -204,6 +207,10 @@ impl Deployment {
             || self.spec.to.iter().any(|to| to == topic)
             || self.dead_letter_topic().is_some_and(|dead| dead == topic)
     }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Whether a topic is the node's own: no client reads, writes, changes or lists it.

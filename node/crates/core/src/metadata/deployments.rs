@@ -5,7 +5,7 @@ use crate::deploy::{
     self, DeployError, Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError,
     Version,
 };
-use crate::ids::{PartitionId, TimestampMs, TopicId};
+use crate::ids::{Offset, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use crate::limits;
 use crate::module::ModuleError;
 use crate::module::name::ModuleRef;
@@ -34,6 +34,8 @@ pub enum DeployAsk {
         name: String,
         /// The version; `None`: the one before.
         version: Option<Version>,
+        /// Partitions whose state goes back to a snapshot.
+        restore: Vec<(PartitionIndex, Offset)>,
     },
     /// Delete a deployment and its outbox; its outputs and dead letters stay.
     Delete {
@@ -94,7 +96,7 @@ impl Image {
             DeployAsk::Pause { name, paused } => {
                 Deployment { paused: *paused, ..self.known_deployment(name)?.clone() }
             }
-            DeployAsk::Replace { name, version } => {
+            DeployAsk::Replace { name, version, restore } => {
                 let mut deployment = self.known_deployment(name)?.clone();
                 let before = || {
                     let previous = deployment.previous.clone();
@@ -106,7 +108,12 @@ impl Image {
                 if wanted != deployment.spec.version {
                     let was = std::mem::replace(&mut deployment.spec.version, wanted);
                     deployment.previous = Some(was);
+                } else if restore.is_empty() {
+                    let deployment = Box::new(deployment);
+                    return Ok(Change::PutDeployment { deployment, topics: Vec::new() });
                 }
+                deployment.takeovers += 1;
+                deployment.restore.clone_from(restore);
                 deployment
             }
             DeployAsk::Delete { name } => {
@@ -146,6 +153,8 @@ impl Image {
             mode: self.mode_of(spec, input, &outputs),
             paused: false,
             previous: None,
+            takeovers: 0,
+            restore: Vec::new(),
             created_at: now,
         };
         let (next_topic, next_partition) = (self.next_topic + 1, self.next_partition);
@@ -347,8 +356,11 @@ mod tests {
             run(&mut image, create(consumer(to))).unwrap();
             assert_eq!(image.deployment("c").unwrap().mode, Mode::Outbox);
             assert_eq!(image.topic("__outbox.c").unwrap().partitions.len(), 3);
-            let to_filter =
-                DeployAsk::Replace { name: "c".into(), version: Some(version("t@1.0.0")) };
+            let to_filter = DeployAsk::Replace {
+                name: "c".into(),
+                version: Some(version("t@1.0.0")),
+                restore: vec![],
+            };
             let refused = deploy_error(run(&mut image, to_filter));
             assert_eq!(refused.to_string(), "t@1.0.0 is a transform, not a consumer");
             run(&mut image, DeployAsk::Delete { name: "c".into() }).unwrap();
@@ -376,6 +388,7 @@ mod tests {
         let replace = |module: Option<&str>| DeployAsk::Replace {
             name: "d".into(),
             version: module.map(version),
+            restore: Vec::new(),
         };
         let refused = run(&mut image, replace(None));
         assert!(matches!(deploy_error(refused), DeployError::NoPrevious(_)));

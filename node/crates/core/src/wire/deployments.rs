@@ -68,6 +68,24 @@ pub struct LaneInfo {
     /// What went wrong last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LaneError>,
+    /// Snapshots of the state from before other versions took over, by offset.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<LaneSnapshot>,
+}
+
+/// A snapshot of the state of a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneSnapshot {
+    /// The offset of the next input when it was taken.
+    pub offset: Offset,
+    /// The version that had left the state so, as `NAME@VERSION`.
+    pub module: String,
+    /// The number of the state's layout.
+    #[serde(default)]
+    pub schema: u32,
+    /// How many keys and timers it has.
+    #[serde(default)]
+    pub keys: u64,
 }
 
 impl Default for LaneInfo {
@@ -90,6 +108,7 @@ impl Default for LaneInfo {
             http_failures: 0,
             http_wait_us: 0,
             last_error: None,
+            snapshots: Vec::new(),
         }
     }
 }

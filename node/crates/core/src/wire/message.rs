@@ -257,6 +257,9 @@ pub enum Request {
         /// Which; `None`: the one before.
         #[serde(default)]
         version: Option<Version>,
+        /// Partitions whose state and position go back to the snapshot of this offset.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        restore: Vec<(PartitionIndex, Offset)>,
     },
     /// Delete a deployment. Its outputs and dead letters stay.
     DeleteDeployment {
