@@ -53,7 +53,8 @@ impl FromStr for Snapshot {
 }
 
 impl RestoreArgs {
-    /// Partitions and offsets, none where none was asked for, once a person or `--yes` has agreed that outputs are made again.
+    /// Partitions and offsets, none where none was asked for, once a person or `--yes` has agreed
+    /// that outputs are made again.
     ///
     /// # Errors
     /// What was asked for makes no sense for this deployment, or nobody agreed.

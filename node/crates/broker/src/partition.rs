@@ -1,7 +1,9 @@
-//! One partition in the broker: the pure leader, and what drives it.
+//! One partition in the broker: the pure replica, and what drives it.
 //!
-//! The leader is behind a mutex that is held for about a microsecond and never across I/O or an
+//! The replica is behind a mutex that is held for about a microsecond and never across I/O or an
 //! await: appends come from the network thread, durable ends from the log's writer thread.
+
+mod roles;
 
 use crate::ack::Parked;
 use crate::gate::Gate;
@@ -13,8 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use weir_core::entry::{EntryHeader, EntryKind};
-use weir_core::partition::leader::{self, Append, Leader};
+use weir_core::partition::assignment::Lead;
+use weir_core::partition::follower::Held;
+use weir_core::partition::leader::{self, Append};
+use weir_core::partition::messages::Report;
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
+use weir_core::partition::replica::{Replica, Role};
 use weir_core::partition::view::PartitionView;
 use weir_core::record::RecordBatch;
 use weir_core::topic::{Durability, TopicConfig};
@@ -23,7 +29,7 @@ use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{LeaderEpoch, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use weir_log::{AppendRequest, Log};
 
-/// A partition that this node leads.
+/// A partition: led here, followed here, or known to be elsewhere.
 #[derive(Debug)]
 pub struct Partition {
     /// Its number in storage.
@@ -38,13 +44,24 @@ pub struct Partition {
     pub meter: Meter,
     /// Where produced batches wait for the topic's check.
     pub gate: Gate,
+    log: Arc<Log>,
+    /// What the replica's monotonic time counts from.
+    began: Instant,
     inner: Mutex<Inner>,
     progress: watch::Sender<Progress>,
+    /// The end of what is on this disk, for whoever pushes to followers.
+    durable: watch::Sender<Offset>,
+    /// What to tell the leader; the newest word holds all before.
+    reports: watch::Sender<Option<Report>>,
+    /// Raised whenever role, leader or epoch may have changed.
+    turns: watch::Sender<u64>,
 }
+
+pub use roles::{Followed, Pushing, Taken};
 
 #[derive(Debug)]
 struct Inner {
-    leader: Leader<Parked>,
+    replica: Replica<Parked>,
     settings: Settings,
     deleted: bool,
 }
@@ -77,6 +94,11 @@ pub struct Progress {
     pub high_watermark: Offset,
     /// The topic was deleted: nothing more will come.
     pub deleted: bool,
+    /// Whether this node leads: if not, nothing more will come here, but elsewhere.
+    pub led: bool,
+    /// Whether the high watermark is no lower than what any earlier leader told. A new leader has
+    /// everything that was committed, but may not know at once where it ends.
+    pub settled: bool,
 }
 
 /// What an entry is made of.
@@ -129,19 +151,24 @@ pub struct LeaderFigures {
 }
 
 impl Partition {
-    /// Takes the lead of a partition in `epoch`.
+    /// A copy of a partition, in a log that holds what `view` says. It has no role yet.
     #[must_use]
     pub fn new(
         id: PartitionId,
         (topic, topic_name, index): (TopicId, Arc<str>, PartitionIndex),
         config: &TopicConfig,
-        epoch: LeaderEpoch,
-        view: &PartitionView,
+        me: Lead,
+        (log, view): (&Arc<Log>, &PartitionView),
     ) -> Partition {
-        let progress =
-            Progress { log_start: view.log_start, high_watermark: view.log_end, deleted: false };
+        let progress = Progress {
+            log_start: view.log_start,
+            high_watermark: view.log_start,
+            deleted: false,
+            led: false,
+            settled: false,
+        };
         let inner = Inner {
-            leader: Leader::new(epoch, view),
+            replica: Replica::new(me, Held::open(view, Offset::ZERO)),
             settings: Settings::from(config),
             deleted: false,
         };
@@ -152,8 +179,13 @@ impl Partition {
             index,
             meter: Meter::default(),
             gate: Gate::new(config),
+            log: log.clone(),
+            began: Instant::now(),
             inner: Mutex::new(inner),
             progress: watch::Sender::new(progress),
+            durable: watch::Sender::new(view.log_end),
+            reports: watch::Sender::new(None),
+            turns: watch::Sender::new(0),
         }
     }
 
@@ -175,17 +207,16 @@ impl Partition {
         *self.progress.borrow()
     }
 
-    /// The leader's figures.
+    /// The figures of the copy here.
     #[must_use]
     pub fn figures(&self) -> LeaderFigures {
         let inner = self.inner();
-        LeaderFigures {
-            epoch: inner.leader.epoch(),
-            online: inner.leader.is_online(),
-            log_start: inner.leader.log_start(),
-            high_watermark: inner.leader.high_watermark(),
-            log_end: inner.leader.log_end(),
-        }
+        let [log_start, high_watermark, _, log_end] = inner.replica.ends();
+        let (epoch, online) = match inner.replica.role() {
+            Role::Leader(leader) => (leader.epoch(), leader.is_online()),
+            _ => (inner.replica.assignment().map_or(LeaderEpoch(0), |a| a.leader_epoch), false),
+        };
+        LeaderFigures { epoch, online, log_start, high_watermark, log_end }
     }
 
     /// Takes over changed settings of the topic.
@@ -198,11 +229,14 @@ impl Partition {
     /// there already.
     #[must_use]
     pub fn would_write(&self, payload: &Payload) -> bool {
-        let inner = self.inner();
+        let mut inner = self.inner();
+        if inner.check(payload).is_err() {
+            return false;
+        }
+        let Some(leader) = inner.replica.leader() else { return false };
         // The time has no part in it.
-        let now = TimestampMs::default();
-        let decided = || inner.leader.decide_append(now, payload.producer.as_ref());
-        inner.check(payload).is_ok() && matches!(decided(), Ok(Append::Write { .. }))
+        let decided = leader.decide_append(TimestampMs::default(), payload.producer.as_ref());
+        matches!(decided, Ok(Append::Write { .. }))
     }
 
     /// Appends an entry. `reply` gets a place, base offset and append time included, and is called
@@ -211,14 +245,13 @@ impl Partition {
     /// Never blocks. Entries of one partition reach the log in the order of these calls.
     pub fn append(
         &self,
-        log: &Log,
         now: TimestampMs,
         payload: Payload,
         reply: impl FnOnce(Place) -> Parked,
     ) {
         let (count, bytes) = (payload.count, payload.batch_bytes());
         let mut inner = self.inner();
-        let appended = inner.append(self.id, log, now, payload);
+        let appended = inner.append(self.id, &self.log, now, payload);
         if appended.as_ref().is_ok_and(|place| !place.duplicate) {
             self.meter.appended(Instant::now(), count, bytes);
         }
@@ -233,70 +266,17 @@ impl Partition {
             }
             Ok(place) => {
                 let through = place.end_offset;
-                let ready = inner.leader.park(through, reply(place));
+                let reply = reply(place);
+                let ready = match inner.replica.leader() {
+                    Some(leader) => leader.park(through, reply),
+                    None => unreachable!("only a leader gives places, under one lock"),
+                };
                 drop(inner);
                 if let Some(reply) = ready {
                     reply.committed();
                 }
             }
         }
-    }
-
-    /// The log is on disk up to `end`.
-    pub fn handle_durable(&self, end: Offset) {
-        let mut inner = self.inner();
-        let released: Vec<Parked> = inner.leader.handle_durable(end).collect();
-        let high_watermark = inner.leader.high_watermark();
-        drop(inner);
-        self.progress.send_if_modified(|progress| {
-            let moved = high_watermark > progress.high_watermark;
-            progress.high_watermark = progress.high_watermark.max(high_watermark);
-            moved
-        });
-        released.into_iter().for_each(Parked::committed);
-    }
-
-    /// A write failed: what waits has an unknown fate.
-    pub fn handle_failure(&self, reason: &str) {
-        let failed: Vec<Parked> = self.inner().leader.handle_failure().collect();
-        let message = format!(
-            "the disk failed while the batch was being written ({reason}); whether it is stored is \
-             not known: retry with the same producer and sequence"
-        );
-        for reply in failed {
-            reply.failed(ErrorCode::Offline, &message);
-        }
-    }
-
-    /// The log was reopened; it holds what `view` says.
-    pub fn handle_recovered(&self, epoch: LeaderEpoch, view: &PartitionView) {
-        let mut inner = self.inner();
-        inner.leader.handle_recovered(epoch, view);
-        drop(inner);
-        self.progress.send_if_modified(|progress| {
-            let moved = view.log_end > progress.high_watermark;
-            progress.high_watermark = view.log_end;
-            moved
-        });
-    }
-
-    /// Retention or an operator moved the log start.
-    pub fn handle_log_start(&self, start: Offset) {
-        self.inner().leader.handle_log_start(start);
-        self.progress.send_modify(|progress| progress.log_start = progress.log_start.max(start));
-    }
-
-    /// The topic was deleted: appends are refused, subscriptions end.
-    pub fn handle_deleted(&self) {
-        let mut inner = self.inner();
-        inner.deleted = true;
-        let failed: Vec<Parked> = inner.leader.handle_failure().collect();
-        drop(inner);
-        for reply in failed {
-            reply.failed(ErrorCode::TopicDeleted, "the topic was deleted");
-        }
-        self.progress.send_modify(|progress| progress.deleted = true);
-        self.gate.set(&TopicConfig::default());
     }
 }
 
@@ -337,7 +317,9 @@ impl Inner {
     ) -> Result<Place, WireError> {
         self.check(&payload)?;
         let count = payload.count;
-        let decided = self.leader.decide_append(now, payload.producer.as_ref());
+        let elsewhere = self.elsewhere();
+        let leader = self.replica.leader().ok_or(elsewhere)?;
+        let decided = leader.decide_append(now, payload.producer.as_ref());
         let (base_offset, epoch, append_time) = match decided.map_err(append_error)? {
             Append::Write { base_offset, epoch, append_time } => (base_offset, epoch, append_time),
             Append::Duplicate { base_offset } => {

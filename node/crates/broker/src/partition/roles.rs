@@ -1,0 +1,500 @@
+//! What becomes of a partition's replica: the controller's word, the log's news, leader and
+//! followers. Everything here is an event for [`Replica`], and what it asks for in return.
+//!
+//! Replies leave in log order, although they are released by several threads: whoever releases some
+//! puts them into the outbox while the replica is locked, and one at a time empties it.
+
+use super::{Partition, Progress, Settings, append_error, log_error};
+use crate::ack::Parked;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use weir_core::cluster::ClusterAsk;
+use weir_core::ids::{DiskId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch};
+use weir_core::partition::assignment::{Assignment, Lead};
+use weir_core::partition::follower::{Accept, Held, Standing, Step};
+use weir_core::partition::insync::Lag;
+use weir_core::partition::leader::FollowRefusal;
+use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report};
+use weir_core::partition::replica::{Effect, Replica, Role};
+use weir_core::partition::view::PartitionView;
+use weir_core::topic::TopicConfig;
+use weir_core::wire::{ErrorCode, WireError};
+use weir_core::{Offset, PartitionId};
+use weir_log::{AppendRequest, LoggedEntry};
+
+/// The only replica of a partition of a node without a cluster.
+const ALONE: Lead = Lead { node: NodeId(0), incarnation: Incarnation(0) };
+
+/// A reply that was released.
+#[derive(Debug)]
+pub(super) enum Released {
+    Committed(Parked),
+    Unknown(Parked, ErrorCode, String),
+}
+
+/// Who is followed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// The leader.
+    pub leader: Lead,
+    /// The epoch.
+    pub epoch: LeaderEpoch,
+}
+
+/// What pushing to a follower goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushing {
+    /// What to say with entries.
+    pub push: Push,
+    /// The end of what may be pushed: it is on this disk.
+    pub durable_end: Offset,
+}
+
+/// What became of entries that a leader pushed.
+#[derive(Debug)]
+pub enum Taken {
+    /// All were taken, or are not needed.
+    All,
+    /// The log has no room: these are to be offered again.
+    Later(Vec<LoggedEntry>),
+    /// They do not fit: the leader has to be asked again.
+    AskAgain,
+}
+
+impl Partition {
+    /// Leads as the only replica, in an epoch that no leadership of this partition had before, over
+    /// what `view` says. Also after the log was reopened.
+    pub fn lead_alone(&self, epoch: LeaderEpoch, view: &PartitionView) {
+        let assignment = Assignment {
+            replicas: vec![ALONE.node],
+            target: None,
+            leader: Some(ALONE),
+            leader_epoch: epoch,
+            partition_epoch: PartitionEpoch(epoch.0.unsigned_abs()),
+            insync: [(ALONE.node, DiskId(0))].into(),
+            min_insync: 1,
+        };
+        let effects = self.act(|replica, now| {
+            let mut effects = replica.handle_recovered(now, view);
+            effects.extend(replica.handle_assigned(now, &assignment));
+            effects.extend(replica.handle_view(now, view));
+            effects
+        });
+        let halt = effects.iter().find(|effect| matches!(effect, Effect::Halt(_)));
+        if let Some(Effect::Halt(halt)) = halt {
+            tracing::error!(partition = %self.id, %halt, "the partition takes part no longer");
+        }
+    }
+
+    /// The controller's word on the partition.
+    pub fn handle_assigned(&self, assignment: &Assignment) {
+        let effects = self.act(|replica, now| replica.handle_assigned(now, assignment));
+        self.carry_out(effects);
+    }
+
+    /// What the log says, asked for before. True if this node leads from here on.
+    pub fn handle_view(&self, view: &PartitionView) -> bool {
+        let effects = self.act(|replica, now| replica.handle_view(now, view));
+        self.carry_out(effects);
+        matches!(self.inner().replica.role(), Role::Leader(_))
+    }
+
+    /// The log is on disk up to `end`.
+    pub fn handle_durable(&self, end: Offset) {
+        let effects = self.act(|replica, _| replica.handle_durable(end));
+        self.carry_out(effects);
+        self.durable.send_if_modified(|known| {
+            let moved = end > *known;
+            *known = (*known).max(end);
+            moved
+        });
+    }
+
+    /// A write failed: what waits has an unknown fate.
+    pub fn handle_failure(&self, reason: &str) {
+        let message = format!(
+            "the disk failed while the batch was being written ({reason}); whether it is stored is \
+             not known: retry with the same producer and sequence"
+        );
+        let effects = self.act_because(ErrorCode::Offline, &message, |r, _| r.handle_failure());
+        self.carry_out(effects);
+    }
+
+    /// The log was reopened; it holds what `view` says. Of a cluster's node: the controller gives
+    /// the epoch to go on in.
+    pub fn handle_recovered(&self, view: &PartitionView) {
+        let effects = self.act(|replica, now| replica.handle_recovered(now, view));
+        self.carry_out(effects);
+        self.durable.send_replace(view.log_end);
+    }
+
+    /// The log was cut as a leader asked.
+    pub fn handle_cut(&self, view: &PartitionView) {
+        self.durable.send_replace(view.log_end);
+        let effects = self.act(|replica, now| replica.handle_cut(now, view));
+        self.carry_out(effects);
+    }
+
+    /// Retention or an operator moved the log start.
+    pub fn handle_log_start(&self, start: Offset) {
+        let effects = self.act(|replica, _| {
+            replica.handle_log_start(start);
+            Vec::new()
+        });
+        self.carry_out(effects);
+    }
+
+    /// The topic was deleted: appends are refused, subscriptions end.
+    pub fn handle_deleted(&self) {
+        self.inner().deleted = true;
+        let gone = "the topic was deleted";
+        let _ = self.act_because(ErrorCode::TopicDeleted, gone, |r, _| r.handle_failure());
+        self.progress.send_modify(|progress| progress.deleted = true);
+        self.turns.send_modify(|turn| *turn += 1);
+        self.gate.set(&TopicConfig::default());
+    }
+
+    /// Takes over changed settings of the topic.
+    pub fn set_config(&self, config: &TopicConfig) {
+        self.inner().settings = Settings::from(config);
+        self.gate.set(config);
+    }
+
+    /// Who leads, as far as is known here.
+    #[must_use]
+    pub fn leader(&self) -> Option<Lead> {
+        self.inner().replica.assignment().and_then(|assignment| assignment.leader)
+    }
+
+    /// Whether this node leads and takes appends.
+    #[must_use]
+    pub fn is_led_here(&self) -> bool {
+        self.inner().replica.leader().is_some_and(|leader| leader.is_online())
+    }
+
+    /// Whether this node holds a copy.
+    #[must_use]
+    pub fn is_held_here(&self, me: NodeId) -> bool {
+        let inner = self.inner();
+        inner.replica.assignment().is_some_and(|known| known.holders().contains(&me))
+    }
+
+    /// The end of what is on this disk; changes can be awaited.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<Offset> {
+        self.durable.subscribe()
+    }
+
+    /// The newest report for the leader; changes can be awaited.
+    #[must_use]
+    pub fn reports(&self) -> watch::Receiver<Option<Report>> {
+        self.reports.subscribe()
+    }
+
+    /// Changes whenever the role here, the leader or the epoch may have.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
+    }
+
+    /// A follower's question.
+    ///
+    /// # Errors
+    /// [`FollowRefusal`]; `None` if this node does not lead.
+    pub fn handle_follow(&self, follow: &Follow) -> Option<Result<FollowAnswer, FollowRefusal>> {
+        Some(self.inner().replica.leader()?.handle_follow(follow))
+    }
+
+    /// What to say to a follower that asked in this epoch; `None` if there is nothing to say any
+    /// more.
+    #[must_use]
+    pub fn pushing(&self, to: NodeId, epoch: LeaderEpoch) -> Option<Pushing> {
+        let mut inner = self.inner();
+        let leader = inner.replica.leader().filter(|leader| leader.epoch() == epoch)?;
+        Some(Pushing { push: leader.push(to)?, durable_end: leader.durable_end() })
+    }
+
+    /// A follower's word.
+    pub fn handle_report(&self, report: &Report) {
+        let effects = self.act(|replica, now| match replica.leader() {
+            Some(leader) => leader.handle_report(now, report).map(Effect::Committed).collect(),
+            None => Vec::new(),
+        });
+        self.carry_out(effects);
+    }
+
+    /// What the controller is to be asked for, now and then.
+    pub fn poll(&self, lag: Lag) -> Vec<ClusterAsk> {
+        let (asks, waiting) = {
+            let mut inner = self.inner();
+            let now = self.began.elapsed();
+            let partition = self.id;
+            let mut asks = Vec::new();
+            if let Some(proposal) =
+                inner.replica.leader().and_then(|leader| leader.poll_proposal(now, lag))
+            {
+                asks.push(ClusterAsk::AlterInSync { partition, proposal });
+            }
+            let leader = inner.replica.assignment().and_then(|known| known.leader);
+            if let (Some(leader_epoch), Some(leader)) = (inner.replica.poll_resign(), leader) {
+                asks.push(ClusterAsk::Resign { partition, leader, leader_epoch });
+            }
+            let waiting = match inner.replica.role() {
+                Role::Waiting(held) => held.durable_end == held.log_end,
+                _ => false,
+            };
+            (asks, waiting)
+        };
+        if waiting {
+            self.carry_out(vec![Effect::ReadView]);
+        }
+        asks
+    }
+
+    /// Whom this node follows, if it does.
+    #[must_use]
+    pub fn followed(&self) -> Option<Followed> {
+        match self.inner().replica.role() {
+            Role::Follower(follower) => {
+                Some(Followed { leader: follower.leader(), epoch: follower.epoch() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Where the follower stands, if this node follows.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        match self.inner().replica.role() {
+            Role::Follower(follower) => Some(follower.standing()),
+            _ => None,
+        }
+    }
+
+    /// The question to the leader, if one is due.
+    pub fn poll_follow(&self, retry: Duration) -> Option<Follow> {
+        let now = self.began.elapsed();
+        self.inner().replica.follower()?.poll_follow(now, retry)
+    }
+
+    /// The leader's answer. What it asks of the log is begun here.
+    pub fn handle_answer(&self, answer: &FollowAnswer) {
+        let now = self.began.elapsed();
+        let mut inner = self.inner();
+        let Some(follower) = inner.replica.follower() else { return };
+        let step = follower.handle_answer(now, answer);
+        let id = self.id;
+        let begun = match step {
+            Step::Nothing => Ok(()),
+            // Under the lock: appends that are decided later follow the cut.
+            Step::Truncate { end } => {
+                tracing::info!(partition = %id, %end, "the log is cut: the leader's parts there");
+                self.log.truncate(id, end)
+            }
+            Step::Reset { start, epochs } => {
+                tracing::info!(partition = %id, %start, "the log begins anew: the leader's \
+                    begins there");
+                self.log.reset(id, start, epochs, Default::default(), Default::default())
+            }
+            Step::Halt(halt) => {
+                tracing::error!(partition = %id, %halt, "the replica takes part no longer");
+                Ok(())
+            }
+        };
+        drop(inner);
+        if let Err(error) = begun {
+            tracing::warn!(partition = %id, %error, "the log could not be cut");
+        }
+    }
+
+    /// Entries that the leader pushed, in order. They were checked before.
+    ///
+    /// # Errors
+    /// The log does not take them, and not for want of room.
+    pub fn take(&self, push: &Push, entries: Vec<LoggedEntry>) -> Result<Taken, WireError> {
+        let mut inner = self.inner();
+        let linger = Duration::ZERO;
+        let mut entries = entries.into_iter();
+        while let Some(entry) = entries.next() {
+            let Some(follower) = inner.replica.follower() else { return Ok(Taken::AskAgain) };
+            match follower.decide_entry(push, &entry.header) {
+                Accept::Drop => continue,
+                Accept::AskAgain => return Ok(Taken::AskAgain),
+                Accept::Append => {}
+            }
+            let again = entry.clone();
+            let LoggedEntry { header, state, source, batch } = entry;
+            let known = header.clone();
+            let hold = None;
+            let request = AppendRequest { header, state, source, batch, linger, hold };
+            match self.log.append(request) {
+                Ok(()) => follower.handle_appended(&known),
+                Err(weir_log::AppendError::QueueFull | weir_log::AppendError::DiskFull) => {
+                    return Ok(Taken::Later(std::iter::once(again).chain(entries).collect()));
+                }
+                Err(error) => return Err(log_error(error)),
+            }
+        }
+        Ok(Taken::All)
+    }
+
+    /// How far the leader is, after its entries were taken.
+    pub fn handle_push(&self, push: &Push) {
+        let mut moved = None;
+        let effects = self.act(|replica, now| {
+            let pushed = replica.follower().and_then(|follower| follower.handle_push(now, push));
+            match pushed {
+                Some((report, start)) => {
+                    moved = start;
+                    vec![Effect::Report(report)]
+                }
+                None => Vec::new(),
+            }
+        });
+        self.carry_out(effects);
+        if let Some(start) = moved
+            && let Err(error) = self.log.trim(self.id, start)
+        {
+            tracing::debug!(partition = %self.id, %error, "the log start follows later");
+        }
+    }
+
+    /// What the log holds here at least, whatever the role.
+    #[must_use]
+    pub fn ends(&self) -> [Offset; 4] {
+        self.inner().replica.ends()
+    }
+
+    fn act(
+        &self,
+        event: impl FnOnce(&mut Replica<Parked>, Duration) -> Vec<Effect<Parked>>,
+    ) -> Vec<Effect<Parked>> {
+        let message = "the partition got another leader while the batch was being replicated; \
+                       whether it is stored is not known: retry with the same producer and \
+                       sequence";
+        self.act_because(ErrorCode::NotLeader, message, event)
+    }
+
+    /// Has the replica handle an event, gives the replies that it releases, and publishes what
+    /// changed. Returns the rest of what it asks for.
+    fn act_because(
+        &self,
+        code: ErrorCode,
+        message: &str,
+        event: impl FnOnce(&mut Replica<Parked>, Duration) -> Vec<Effect<Parked>>,
+    ) -> Vec<Effect<Parked>> {
+        let mut inner = self.inner();
+        let before = fingerprint(&inner.replica);
+        let mut effects = event(&mut inner.replica, self.began.elapsed());
+        let turned = fingerprint(&inner.replica) != before;
+        let mut outbox = self.outbox();
+        let mut released = !outbox.is_empty();
+        effects = effects
+            .into_iter()
+            .filter_map(|effect| {
+                let reply = match effect {
+                    Effect::Committed(reply) => Released::Committed(reply),
+                    Effect::Unknown(reply) => Released::Unknown(reply, code, message.to_owned()),
+                    other => return Some(other),
+                };
+                outbox.push(reply);
+                released = true;
+                None
+            })
+            .collect();
+        drop(outbox);
+        self.publish(&inner.replica);
+        drop(inner);
+        if released {
+            self.deliver();
+        }
+        if turned {
+            self.turns.send_modify(|turn| *turn += 1);
+        }
+        effects
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Vec<Released>> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives replies in the order in which they were released.
+    fn deliver(&self) {
+        let _one_at_a_time = self.delivering.lock().unwrap_or_else(PoisonError::into_inner);
+        let released = std::mem::take(&mut *self.outbox());
+        for reply in released {
+            match reply {
+                Released::Committed(reply) => reply.committed(),
+                Released::Unknown(reply, code, message) => reply.failed(code, &message),
+            }
+        }
+    }
+
+    fn publish(&self, replica: &Replica<Parked>) {
+        let [log_start, high_watermark, ..] = replica.ends();
+        let leads = replica.assignment().and_then(|known| known.leader);
+        let led = leads.is_some_and(|leader| leader.node == replica.me().node);
+        let settled = match replica.role() {
+            Role::Leader(leader) => Some(leader.settled_watermark().is_some()),
+            Role::Follower(_) | Role::Idle(_) => Some(false),
+            // As it was.
+            Role::Waiting(_) | Role::Failed(_) | Role::Halted(..) => None,
+        };
+        self.progress.send_if_modified(|progress| {
+            let next = Progress {
+                log_start: progress.log_start.max(log_start),
+                // What consumers were told stays true, whatever is known here by now.
+                high_watermark: progress.high_watermark.max(high_watermark),
+                deleted: progress.deleted,
+                led,
+                settled: settled.unwrap_or(progress.settled),
+            };
+            let changed = *progress != next;
+            *progress = next;
+            changed
+        });
+    }
+
+    /// Does what the replica asks for, replies aside.
+    fn carry_out(&self, effects: Vec<Effect<Parked>>) {
+        let id: PartitionId = self.id;
+        for effect in effects {
+            match effect {
+                Effect::Committed(reply) => reply.committed(),
+                Effect::Unknown(reply) => reply.failed(ErrorCode::Offline, "the leader changed"),
+                Effect::ReadView => {
+                    if let Err(error) = self.log.ask_view(id) {
+                        tracing::debug!(partition = %id, %error, "the log is asked again later");
+                    }
+                }
+                Effect::Report(report) => {
+                    self.reports.send_replace(Some(report));
+                }
+                // Asked for at the next look, and again until it is so.
+                Effect::Resign(_) => self.turns.send_modify(|turn| *turn += 1),
+                Effect::Halt(halt) => {
+                    tracing::error!(partition = %id, %halt, "the replica takes part no longer");
+                }
+            }
+        }
+    }
+}
+
+/// What tells one role from another.
+fn fingerprint(replica: &Replica<Parked>) -> (u8, Option<PartitionEpoch>) {
+    let role = match replica.role() {
+        Role::Idle(_) => 0,
+        Role::Waiting(_) => 1,
+        Role::Leader(_) => 2,
+        Role::Follower(follower) => match follower.standing() {
+            Standing::Asking => 3,
+            Standing::Cutting => 4,
+            Standing::Following => 5,
+            Standing::Halted(_) => 6,
+        },
+        Role::Failed(_) => 7,
+        Role::Halted(..) => 8,
+    };
+    (role, replica.assignment().map(|known| known.partition_epoch))
+}
