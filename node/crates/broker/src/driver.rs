@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use weir_core::metadata::GROUPS_PARTITION;
 use weir_core::partition::view::PartitionView;
 use weir_core::{LeaderEpoch, Offset, PartitionId};
-use weir_log::LogEvents;
+use weir_log::{CutError, LogEvents};
 
 /// Receives the log's events and hands each to the partition that it concerns.
 #[derive(Debug)]
@@ -104,5 +104,18 @@ impl LogEvents for Driver {
         } else if let Some(partition) = self.registry.partition_by_id(partition) {
             partition.handle_log_start(start);
         }
+    }
+
+    fn view(&self, partition: PartitionId, _view: &PartitionView) {
+        tracing::error!(%partition, "the log told a view that nobody asked for");
+    }
+
+    fn cut(&self, partition: PartitionId, view: &PartitionView) {
+        let end = view.log_end;
+        tracing::error!(%partition, %end, "the log cut a partition that nobody asked it to");
+    }
+
+    fn cut_failed(&self, partition: PartitionId, error: &CutError) {
+        tracing::error!(%partition, %error, "the log was to cut a partition, and nobody asked");
     }
 }

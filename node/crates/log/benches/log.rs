@@ -15,7 +15,7 @@ use support::{batch, request};
 use tempfile::TempDir;
 use weir_core::partition::view::PartitionView;
 use weir_core::{LeaderEpoch, Offset, PartitionId};
-use weir_log::{Log, LogConfig, LogEvents, RealDisk, SystemClock};
+use weir_log::{CutError, Log, LogConfig, LogEvents, RealDisk, SystemClock};
 
 const PARTITION: PartitionId = PartitionId(0);
 const SIZES: [usize; 4] = [100, 1 << 10, 16 << 10, 64 << 10];
@@ -45,6 +45,9 @@ impl LogEvents for Durable {
     }
     fn recovered(&self, _: u16, _: &HashMap<PartitionId, PartitionView>) {}
     fn log_start(&self, _: PartitionId, _: Offset) {}
+    fn view(&self, _: PartitionId, _: &PartitionView) {}
+    fn cut(&self, _: PartitionId, _: &PartitionView) {}
+    fn cut_failed(&self, _: PartitionId, _: &CutError) {}
 }
 
 /// A log in a folder of its own, and where its partition ends.

@@ -18,7 +18,7 @@ use support::batch;
 use weir_core::partition::view::PartitionView;
 use weir_core::{LeaderEpoch, Offset, PartitionId};
 use weir_log::raw::RawAppend;
-use weir_log::{AppendRequest, Log, LogConfig, LogEvents, RealDisk, SystemClock};
+use weir_log::{AppendRequest, CutError, Log, LogConfig, LogEvents, RealDisk, SystemClock};
 
 /// What one case appends.
 struct Case {
@@ -64,6 +64,9 @@ impl LogEvents for Window {
     }
     fn recovered(&self, _: u16, _: &HashMap<PartitionId, PartitionView>) {}
     fn log_start(&self, _: PartitionId, _: Offset) {}
+    fn view(&self, _: PartitionId, _: &PartitionView) {}
+    fn cut(&self, _: PartitionId, _: &PartitionView) {}
+    fn cut_failed(&self, _: PartitionId, _: &CutError) {}
 }
 
 struct Figures {

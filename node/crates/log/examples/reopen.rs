@@ -19,7 +19,7 @@ use std::time::Instant;
 use support::{batch, request};
 use weir_core::partition::view::PartitionView;
 use weir_core::{LeaderEpoch, Offset, PartitionId};
-use weir_log::{Disk, Log, LogConfig, LogEvents, RealDisk, SystemClock};
+use weir_log::{CutError, Disk, Log, LogConfig, LogEvents, RealDisk, SystemClock};
 
 const PARTITIONS: u32 = 16;
 const BATCH_BYTES: usize = 64 << 10;
@@ -56,6 +56,9 @@ impl LogEvents for Durable {
     }
     fn recovered(&self, _: u16, _: &HashMap<PartitionId, PartitionView>) {}
     fn log_start(&self, _: PartitionId, _: Offset) {}
+    fn view(&self, _: PartitionId, _: &PartitionView) {}
+    fn cut(&self, _: PartitionId, _: &PartitionView) {}
+    fn cut_failed(&self, _: PartitionId, _: &CutError) {}
 }
 
 fn main() {

@@ -68,8 +68,9 @@ pub enum AppendError {
         /// The entry's base offset.
         got: Offset,
     },
-    /// The header is out of its bounds, or does not fit its sections: a bug of the caller.
-    #[error("the entry's header is malformed")]
+    /// The header is out of its bounds, or does not fit its sections; or a cut lies beyond the log's
+    /// end: a bug of the caller.
+    #[error("the entry's header is malformed, or the cut lies beyond the log")]
     Malformed,
 }
 

@@ -457,6 +457,7 @@ impl Copy<'_> {
             parts: &[&self.waiting],
             row_max: ROW_MAX,
             snapshot: None,
+            cuts: &[],
         })?;
         self.waiting.clear();
         self.shard.throttle(bytes, self.background)

@@ -12,10 +12,12 @@
 //! | `snapshot` | partition | its view at the beginning of the file |
 //! | `summary` | partition | what the file holds of it (once sealed) |
 //! | `index` | partition | its runs (once sealed) |
+//! | `cuts` | partition, position | the view from there on: see [`crate::cut_rows`] |
 //! | `checkpoint_views` | partition | its view at the last orderly close |
 //! | `checkpoint_runs` | partition | its runs then |
 
 use crate::backend::{Backend, Fence, IoCounters};
+use crate::cut_rows::{CutRow, FORMAT_WITH_CUTS, put_cuts};
 use crate::disk::DiskFile;
 use crate::syncing::{FileSync, Owed};
 use redb::{
@@ -28,10 +30,12 @@ use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-/// The version of the format of log files that this code writes.
-pub(crate) const FORMAT_VERSION: u64 = 1;
+/// The newest format of log files that this code knows.
+pub(crate) const FORMAT_VERSION: u64 = FORMAT_WITH_CUTS;
+/// The format of a file that has nothing which only a later one knows.
+const FORMAT_FIRST: u64 = 1;
 
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const STREAM: TableDefinition<u64, &[u8]> = TableDefinition::new("stream");
 const SNAPSHOT: TableDefinition<u32, &[u8]> = TableDefinition::new("snapshot");
 const SUMMARY: TableDefinition<u32, &[u8]> = TableDefinition::new("summary");
@@ -162,6 +166,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) row_max: usize,
     /// Snapshots of views, for the first commit of a file.
     pub(crate) snapshot: Option<&'a [(u32, Vec<u8>)]>,
+    /// The views from the cuts among the items on.
+    pub(crate) cuts: &'a [CutRow],
 }
 
 /// What the stream up to a position amounts to, written at an orderly close.
@@ -188,7 +194,7 @@ impl FileDb {
             {
                 let mut meta = txn.open_table(META).map_err(failed)?;
                 for (name, value) in [
-                    ("format", FORMAT_VERSION),
+                    ("format", FORMAT_FIRST),
                     ("shard", u64::from(identity.shard)),
                     ("shards", u64::from(identity.shards)),
                     ("first_seq", identity.first_seq),
@@ -301,6 +307,12 @@ impl FileDb {
         Ok(self.meta("sealed")? == Some(1))
     }
 
+    /// Whether the stream is as the writer wrote it, and can be replayed into views: not if the
+    /// cleaner made the file.
+    pub(crate) fn is_replayable(&self) -> Result<bool, DbError> {
+        Ok(self.meta("snapshot_crc")?.is_some())
+    }
+
     /// Whether anything was committed to the file after its creation.
     pub(crate) fn is_begun(&self) -> Result<bool, DbError> {
         Ok(self.meta("begun")? == Some(1))
@@ -337,6 +349,7 @@ impl FileDb {
                 let mut stream = txn.open_table(STREAM).map_err(failed)?;
                 put_stream(&mut stream, commit)?;
             }
+            put_cuts(&txn, commit.cuts)?;
             self.sync.deferred(|| txn.commit()).map_err(failed)?;
             Ok(self.sync.owed())
         })
@@ -462,7 +475,7 @@ impl FileDb {
         })
     }
 
-    fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         body: impl FnOnce(&redb::ReadTransaction) -> Result<T, DbError>,
     ) -> Result<T, DbError> {

@@ -13,6 +13,9 @@ use bytes::{Buf, BufMut};
 use std::collections::HashMap;
 use std::sync::Arc;
 use weir_core::entry::EntryHeader;
+use weir_core::partition::epochs;
+use weir_core::partition::messages::EpochStart;
+use weir_core::partition::view::PartitionView;
 use weir_core::{Offset, PartitionId, TimestampMs};
 
 /// A run takes neighbours in until it has this many bytes: what a lookup reads too much at most.
@@ -70,6 +73,14 @@ impl Summary {
         let whole = self.end.since(self.start).max(1);
         let live = self.end.since(start.max(self.start)).min(whole);
         (u128::from(self.bytes) * u128::from(live) / u128::from(whole)) as u64
+    }
+
+    /// Leaves out what lies at or beyond `end`, taking entries as equally long.
+    fn truncate(&mut self, end: Offset) {
+        if self.end > end {
+            self.bytes -= self.bytes_from(end).min(self.bytes);
+            self.end = end;
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -189,7 +200,32 @@ pub(crate) struct PartitionIndex {
     pub(crate) log_start: Offset,
     pub(crate) end: Offset,
     pub(crate) append_time: TimestampMs,
+    /// Where each leader epoch began. An entry of another epoch than its offset should have is one
+    /// that was cut off, and came to light again because the file with what followed is damaged.
+    pub(crate) epochs: Arc<[EpochStart]>,
     pub(crate) segments: Vec<Segment>,
+    /// Changes with every cut.
+    pub(crate) cuts: u64,
+}
+
+/// What the index has of a view.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    log_start: Offset,
+    log_end: Offset,
+    append_time: TimestampMs,
+    epochs: Arc<[EpochStart]>,
+}
+
+impl Bounds {
+    pub(crate) fn of(view: &PartitionView) -> Bounds {
+        Bounds {
+            log_start: view.log_start,
+            log_end: view.log_end,
+            append_time: view.append_time,
+            epochs: view.epochs.as_slice().into(),
+        }
+    }
 }
 
 impl PartitionIndex {
@@ -203,6 +239,11 @@ impl PartitionIndex {
     ) {
         self.end = header.end_offset();
         self.append_time = self.append_time.max(header.append_time);
+        if self.epochs.last().is_none_or(|&(last, _)| last < header.epoch) {
+            let mut rows = self.epochs.to_vec();
+            epochs::note(&mut rows, header.epoch, header.base_offset);
+            self.epochs = rows.into();
+        }
         if let Some(last) = self.segments.last_mut()
             && Arc::ptr_eq(&last.file, file)
             && let Some(runs) = &mut last.runs
@@ -262,8 +303,22 @@ impl PartitionIndex {
                     last.summary = summary;
                 }
             }
-            last.summary.end = last.summary.end.min(end);
+            last.summary.truncate(end);
         }
+    }
+
+    /// Makes it the index of a log that was cut, or began anew, and of which a view says this.
+    pub(crate) fn cut(&mut self, bounds: &Bounds) {
+        if self.segments.last().is_some_and(|last| last.summary.end > bounds.log_end) {
+            self.truncate(bounds.log_end);
+        }
+        self.end = bounds.log_end;
+        self.append_time = bounds.append_time;
+        self.epochs = bounds.epochs.clone();
+        self.cuts += 1;
+        // A log may begin anew below its start.
+        self.log_start = bounds.log_start;
+        self.advance_start(bounds.log_start);
     }
 
     /// Bytes of what is retained, roughly where a file holds some that is not.

@@ -5,11 +5,12 @@
 
 use crate::api::AppendRequest;
 use crate::db::{DbError, failed};
+use crate::entries::LoggedEntry;
 use crate::events::LogEvents;
 use crate::file::LogFile;
+use crate::index::Bounds;
 use crate::shard::Shard;
 use crate::syncing::Owed;
-use crate::tail::Entry;
 use crate::witness::Acknowledged;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub(crate) struct Landing {
     pub(crate) requests: Vec<AppendRequest>,
     /// One for each request.
     pub(crate) applied: Vec<Applied>,
+    /// What the view says after the cut that the only request is, if it is one.
+    pub(crate) cut: Option<Bounds>,
     pub(crate) started: Instant,
     /// Set while other threads have it.
     pub(crate) flight: Option<Flight>,
@@ -103,9 +106,10 @@ impl Landing {
                 EntryKind::Entry => {
                     let places = index.entry(partition).or_default();
                     places.push(&self.file, header, self.position, applied.max_timestamp);
-                    let entry = Entry {
-                        base: header.base_offset,
-                        end: header.end_offset(),
+                    let entry = LoggedEntry {
+                        header: header.clone(),
+                        state: request.state.clone(),
+                        source: request.source.clone(),
                         batch: request.batch.clone(),
                     };
                     cached.push((partition, entry));
@@ -120,9 +124,10 @@ impl Landing {
                     starts.push((partition, applied.log_start));
                 }
                 EntryKind::Truncate => {
-                    index.entry(partition).or_default().truncate(header.base_offset);
+                    if let Some(bounds) = &self.cut {
+                        index.entry(partition).or_default().cut(bounds);
+                    }
                     self.shard.tail.forget(partition);
-                    cached.retain(|(other, _)| *other != partition);
                 }
                 EntryKind::Delete => {
                     index.remove(&partition);

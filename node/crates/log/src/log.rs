@@ -30,7 +30,7 @@ use weir_core::{LeaderEpoch, Offset, PartitionId, TimestampMs};
 /// The log of a node. Share it behind an [`Arc`].
 pub struct Log {
     shards: Vec<Arc<Shard>>,
-    tail: Arc<TailCache>,
+    pub(crate) tail: Arc<TailCache>,
     background: Arc<Background>,
     threads: Mutex<Threads>,
     /// Keeps other processes out of the folder.
@@ -132,12 +132,17 @@ impl Log {
             threads.background = Some(spawn("log-background".to_owned(), body));
         }
     }
+
     /// Hands an entry to its shard's writer. Never blocks. The order of calls for a partition is
     /// the order in its log.
     ///
     /// # Errors
-    /// [`AppendError`]; nothing was or will be written.
+    /// [`AppendError`]; nothing was or will be written. [`AppendError::Malformed`] for an item of
+    /// another kind than [`EntryKind::Entry`].
     pub fn append(&self, request: AppendRequest) -> Result<(), AppendError> {
+        if request.header.kind != EntryKind::Entry {
+            return Err(AppendError::Malformed);
+        }
         self.shard_of(request.header.partition).queue.push(request)
     }
 
@@ -211,14 +216,12 @@ impl Log {
     /// at or below the present one changes nothing.
     ///
     /// # Errors
-    /// [`AppendError`].
+    /// [`AppendError`]; [`AppendError::QueueFull`] while the partition's log is being cut.
     pub fn trim(&self, partition: PartitionId, start: Offset) -> Result<(), AppendError> {
         let shard = self.shard_of(partition);
-        let bounds = {
-            let index = shard.read_index();
-            index.get(&partition).map(|places| (places.log_start, places.end))
-        };
-        match bounds {
+        // Held until the item is in the queue: what it says must be of the log that it joins.
+        let index = shard.read_index();
+        match index.get(&partition).map(|places| (places.log_start, places.end)) {
             Some((log_start, end)) if log_start < start.min(end) => {
                 let start = start.min(end);
                 shard.queue.push(control(EntryKind::LogStart, partition, start))
@@ -278,7 +281,7 @@ impl Log {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shard_of(&self, partition: PartitionId) -> &Shard {
+    pub(crate) fn shard_of(&self, partition: PartitionId) -> &Shard {
         &self.shards[partition.0 as usize % self.shards.len()]
     }
 }

@@ -2,16 +2,24 @@
 //!
 //! Appends go in under a short lock and are checked there: what the writer takes out can be
 //! written as it is. An idle writer blocks; nothing polls.
+//!
+//! Cuts and asked views wait in the same line, so that each comes after what was handed in before
+//! it. The writer takes them one by one.
 
 use crate::api::{AppendError, AppendRequest};
+use crate::cut::{Cut, CutTo};
 use crate::landing::LANDING_MAX;
+use crate::log::control;
 use crate::stats::ShardState;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use weir_core::entry::{EntryHeader, EntryKind, decode_state};
+use weir_core::partition::epochs;
+use weir_core::partition::messages::EpochStart;
+use weir_core::partition::view::PartitionView;
 use weir_core::record::BatchHeader;
-use weir_core::{LeaderEpoch, Offset, PartitionId};
+use weir_core::{Offset, PartitionId};
 
 /// Bounds of the queue.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +41,12 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct State {
     gate: Gate,
-    waiting: VecDeque<AppendRequest>,
+    waiting: VecDeque<Work>,
     bytes: usize,
     /// When the first of the waiting wants to be committed.
     due: Option<Instant>,
-    /// Where each partition's log ends and in which epoch, what waits included.
-    ends: HashMap<PartitionId, (Offset, LeaderEpoch)>,
+    /// Where each partition's log ends, what waits included.
+    ends: HashMap<PartitionId, LogEnd>,
     /// Somebody found the active file unusable.
     failure: Option<String>,
     closing: bool,
@@ -47,6 +55,61 @@ struct State {
     /// How many commits are under way on other threads, and how long they are: what waits cannot be
     /// synced before them.
     landing: (usize, usize),
+}
+
+/// Where a partition's log ends once what waits is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogEnd {
+    end: Offset,
+    epochs: Vec<EpochStart>,
+    /// Cuts that wait or are being done.
+    cuts: usize,
+}
+
+impl LogEnd {
+    pub(crate) fn of(view: &PartitionView) -> LogEnd {
+        LogEnd { end: view.log_end, epochs: view.epochs.clone(), cuts: 0 }
+    }
+
+    fn cut(&mut self, cut: &Cut) {
+        self.end = cut.end();
+        self.cuts += 1;
+        match &cut.to {
+            CutTo::End(end) => epochs::cut(&mut self.epochs, *end),
+            CutTo::View(view) => self.epochs.clone_from(&view.epochs),
+        }
+    }
+}
+
+/// Something that waits for the writer.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Append(AppendRequest),
+    Cut(Cut),
+    View(PartitionId),
+}
+
+impl Work {
+    /// Bytes that it counts for.
+    fn bytes(&self) -> usize {
+        match self {
+            Work::Append(request) => request.entry_len(),
+            Work::Cut(cut) => cut.bytes(),
+            Work::View(_) => 0,
+        }
+    }
+
+    fn linger(&self) -> Duration {
+        match self {
+            Work::Append(request) => request.linger,
+            Work::Cut(_) | Work::View(_) => Duration::ZERO,
+        }
+    }
+
+    /// Whether it needs space of a kind that a full disk does not have.
+    fn grows(&self) -> bool {
+        matches!(self, Work::Append(request) if request.header.kind == EntryKind::Entry)
+    }
 }
 
 /// Whether appends are let in.
@@ -64,6 +127,10 @@ pub(crate) enum Gate {
 pub(crate) enum Turn {
     /// Commit these, in this order.
     Commit(Vec<AppendRequest>),
+    /// Cut a log.
+    Cut(Cut),
+    /// Tell what a log holds.
+    View(PartitionId),
     /// The active file failed a reader.
     Fail(String),
     /// Nothing waits and nothing more will come.
@@ -95,13 +162,28 @@ impl Queue {
 
     /// Takes an append in.
     pub(crate) fn push(&self, request: AppendRequest) -> Result<(), AppendError> {
-        let len = check(&request)?;
+        check(&request)?;
+        self.take_in(Work::Append(request))
+    }
+
+    /// Takes a cut in.
+    pub(crate) fn push_cut(&self, cut: Cut) -> Result<(), AppendError> {
+        check_offset(cut.end())?;
+        self.take_in(Work::Cut(cut))
+    }
+
+    /// Takes a question in.
+    pub(crate) fn push_view(&self, partition: PartitionId) -> Result<(), AppendError> {
+        self.take_in(Work::View(partition))
+    }
+
+    fn take_in(&self, work: Work) -> Result<(), AppendError> {
+        let len = work.bytes();
         let mut state = self.state();
-        let records = request.header.kind == EntryKind::Entry;
         match &state.gate {
             Gate::Open => {}
             // What frees space is let through.
-            Gate::DiskFull if !records => {}
+            Gate::DiskFull if !work.grows() => {}
             Gate::DiskFull => return Err(AppendError::DiskFull),
             Gate::NotStarted | Gate::Closed => return Err(AppendError::Closed),
             Gate::Offline(reason) => {
@@ -114,14 +196,18 @@ impl Queue {
         if full {
             return Err(AppendError::QueueFull);
         }
-        state.check_and_move_end(&request)?;
-        let due = Instant::now() + request.linger;
+        match &work {
+            Work::Append(request) => state.check_and_move_end(request)?,
+            Work::Cut(cut) => state.check_and_cut(cut)?,
+            Work::View(_) => {}
+        }
+        let due = Instant::now() + work.linger();
         let earlier = state.due.is_none_or(|first| due < first);
         if earlier {
             state.due = Some(due);
         }
         state.bytes += len;
-        state.waiting.push_back(request);
+        state.waiting.push_back(work);
         let news = match state.landing.0 > 0 {
             true => !state.waits_for_more(&self.limits),
             false => earlier || state.bytes >= self.limits.commit_bytes_max,
@@ -149,7 +235,7 @@ impl Queue {
                     let wait = due.saturating_duration_since(Instant::now());
                     let full = state.bytes >= self.limits.commit_bytes_max;
                     if full || state.closing || wait.is_zero() {
-                        return Turn::Commit(state.drain(self.limits.commit_bytes_max));
+                        return state.drain(self.limits.commit_bytes_max);
                     }
                     Some(wait)
                 }
@@ -195,7 +281,7 @@ impl Queue {
     }
 
     /// Lets appends in; `ends` says where each partition's log ends.
-    pub(crate) fn open(&self, ends: HashMap<PartitionId, (Offset, LeaderEpoch)>) {
+    pub(crate) fn open(&self, ends: HashMap<PartitionId, LogEnd>) {
         let mut state = self.state();
         state.ends = ends;
         // What failed was the file before.
@@ -203,6 +289,57 @@ impl Queue {
         if !state.closing {
             state.gate = Gate::Open;
         }
+    }
+
+    /// A cut is done.
+    pub(crate) fn end_cut(&self, partition: PartitionId) {
+        if let Some(end) = self.state().ends.get_mut(&partition) {
+            end.cuts = end.cuts.saturating_sub(1);
+        }
+    }
+
+    /// A cut cannot be done: the log still is what `view` says. Returns what was handed in behind
+    /// the cut and cannot follow now; another cut or a deletion behind it stays.
+    pub(crate) fn undo_cut(
+        &self,
+        partition: PartitionId,
+        view: Option<&PartitionView>,
+    ) -> Vec<Work> {
+        let mut state = self.state();
+        let mut dropped = Vec::new();
+        let mut left = VecDeque::with_capacity(state.waiting.len());
+        let mut follows_cut = true;
+        for work in std::mem::take(&mut state.waiting) {
+            let ends_it = match &work {
+                Work::Append(request) if request.header.partition == partition => {
+                    request.header.kind == EntryKind::Delete
+                }
+                Work::Cut(cut) => cut.partition == partition,
+                _ => false,
+            };
+            follows_cut &= !ends_it;
+            let append = matches!(&work, Work::Append(r) if r.header.partition == partition);
+            match append && follows_cut {
+                true => dropped.push(work),
+                false => left.push_back(work),
+            }
+        }
+        state.bytes -= dropped.iter().map(Work::bytes).sum::<usize>();
+        state.waiting = left;
+        if state.waiting.is_empty() {
+            state.due = None;
+        }
+        match follows_cut {
+            true => {
+                let end = view.map(LogEnd::of).unwrap_or_default();
+                state.ends.insert(partition, end);
+            }
+            false => {
+                drop(state);
+                self.end_cut(partition);
+            }
+        }
+        dropped
     }
 
     /// Refuses or lets in appends of records, as the disk has space.
@@ -287,28 +424,33 @@ impl State {
 
     fn check_and_move_end(&mut self, request: &AppendRequest) -> Result<(), AppendError> {
         let header = &request.header;
-        let known = self.ends.get(&header.partition).copied();
-        let (expected, epoch) = known.unwrap_or_default();
         let got = header.base_offset;
+        let known = self.ends.get_mut(&header.partition);
+        let expected = known.as_ref().map_or(Offset::ZERO, |known| known.end);
         match header.kind {
+            EntryKind::Entry if got != expected => {
+                return Err(AppendError::NotDense { expected, got });
+            }
             EntryKind::Entry => {
-                if got != expected {
-                    return Err(AppendError::NotDense { expected, got });
-                }
-                if header.epoch < epoch {
+                let known = match known {
+                    Some(known) => known,
+                    None => self.ends.entry(header.partition).or_default(),
+                };
+                if known.epochs.last().is_some_and(|&(last, _)| header.epoch < last) {
                     return Err(AppendError::Malformed);
                 }
-                let end = (header.end_offset(), header.epoch);
-                self.ends.insert(header.partition, end);
+                known.end = header.end_offset();
+                epochs::note(&mut known.epochs, header.epoch, got);
             }
             EntryKind::LogStart if got > expected => return Err(AppendError::Malformed),
-            EntryKind::LogStart => {}
-            EntryKind::Truncate if got > expected => return Err(AppendError::Malformed),
-            EntryKind::Truncate => {
-                // The epoch before the cut is not known here; the view checks it.
-                let cut = (got, LeaderEpoch::default());
-                self.ends.insert(header.partition, cut);
-            }
+            EntryKind::LogStart => match known {
+                // It is of the log before the cut.
+                Some(known) if known.cuts > 0 => return Err(AppendError::QueueFull),
+                Some(known) => epochs::advance(&mut known.epochs, got),
+                None => {}
+            },
+            // Cuts do not come this way.
+            EntryKind::Truncate => return Err(AppendError::Malformed),
             EntryKind::Delete => {
                 self.ends.remove(&header.partition);
             }
@@ -316,28 +458,58 @@ impl State {
         Ok(())
     }
 
-    /// Takes what one commit may hold: the front of the queue, at least one append.
-    fn drain(&mut self, bytes_max: usize) -> Vec<AppendRequest> {
+    fn check_and_cut(&mut self, cut: &Cut) -> Result<(), AppendError> {
+        let known = self.ends.get(&cut.partition).map_or(Offset::ZERO, |known| known.end);
+        if matches!(cut.to, CutTo::End(end) if end > known) {
+            return Err(AppendError::Malformed);
+        }
+        self.ends.entry(cut.partition).or_default().cut(cut);
+        Ok(())
+    }
+
+    /// Takes what one turn may do: a cut or a question, or of the appends before the next of those
+    /// what one commit may hold, and at least one.
+    fn drain(&mut self, bytes_max: usize) -> Turn {
         let mut taken = Vec::with_capacity(self.waiting.len());
         let mut bytes = 0;
-        while let Some(first) = self.waiting.front() {
-            let len = first.entry_len();
-            if bytes + len > bytes_max && !taken.is_empty() {
-                break;
+        let mut other = None;
+        while let Some(first) = self.waiting.pop_front() {
+            let len = first.bytes();
+            match first {
+                Work::Append(request) if taken.is_empty() || bytes + len <= bytes_max => {
+                    taken.push(request);
+                }
+                Work::Cut(cut) if taken.is_empty() => other = Some(Turn::Cut(cut)),
+                Work::View(partition) if taken.is_empty() => other = Some(Turn::View(partition)),
+                left => {
+                    self.waiting.push_front(left);
+                    break;
+                }
             }
             bytes += len;
-            taken.extend(self.waiting.pop_front());
+            if other.is_some() {
+                break;
+            }
         }
         self.bytes -= bytes;
         // What is left was there when this group was due, so it is due.
         self.due = (!self.waiting.is_empty()).then(Instant::now);
-        taken
+        other.unwrap_or(Turn::Commit(taken))
     }
 }
 
-/// The append's length, if it can be read back: what replay or a reader would refuse must never
-/// be written. The batch's checksum is the caller's to check.
-fn check(request: &AppendRequest) -> Result<usize, AppendError> {
+/// Whether a log may end there: what replay would refuse must never be written.
+fn check_offset(end: Offset) -> Result<(), AppendError> {
+    let header = control(EntryKind::Truncate, PartitionId(0), end).header;
+    match EntryHeader::decode_unchecked(&header.encode(&[], &[])) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(AppendError::Malformed),
+    }
+}
+
+/// Whether the append can be read back: what replay or a reader would refuse must never be
+/// written. The batch's checksum is the caller's to check.
+fn check(request: &AppendRequest) -> Result<(), AppendError> {
     let header = &request.header;
     let fits = header.state_len as usize == request.state.len()
         && header.source_len as usize == request.source.len()
@@ -355,7 +527,7 @@ fn check(request: &AppendRequest) -> Result<usize, AppendError> {
                 && batch.end_offset() == header.end_offset()
         });
     match bounded && state && batch {
-        true => Ok(header.entry_len()),
+        true => Ok(()),
         false => Err(AppendError::Malformed),
     }
 }

@@ -1,12 +1,15 @@
 //! Reading a shard: batches by offset, and the first offset of a time.
 
 use crate::api::{ReadChunk, ReadError};
+use crate::entries::Chunk;
 use crate::file::LogFile;
 use crate::index::{PartitionIndex, Run, Segment};
 use crate::shard::{FileError, Shard};
 use bytes::Bytes;
 use std::sync::Arc;
 use weir_core::entry::{EntryHeader, EntryKind};
+use weir_core::partition::epochs;
+use weir_core::partition::messages::EpochStart;
 use weir_core::record::RecordBatch;
 use weir_core::{Offset, PartitionId, TimestampMs};
 
@@ -14,18 +17,18 @@ use weir_core::{Offset, PartitionId, TimestampMs};
 const LOOKUPS_MAX: usize = 10;
 
 impl Shard {
-    /// See [`crate::Log::read`].
-    pub(crate) fn read(
+    /// See [`crate::Log::read`] and [`crate::Log::read_entries`].
+    pub(crate) fn read<C: Chunk>(
         &self,
         partition: PartitionId,
         from: Offset,
         max_bytes: usize,
         below: Offset,
-    ) -> Result<ReadChunk, ReadError> {
+    ) -> Result<C, ReadError> {
         let mut error = None;
         for _ in 0..LOOKUPS_MAX {
             let Some(place) = self.find(partition, from, below)? else {
-                return Ok(ReadChunk { next_offset: from, ..ReadChunk::default() });
+                return Ok(C::begin(from));
             };
             match self.read_place(partition, &place, max_bytes) {
                 Err(ReadFailure::Lookup(failure)) => {
@@ -63,32 +66,33 @@ impl Shard {
                 // Cloning the runs of an active segment would copy all of them: take the part that
                 // one read can need.
                 let segment = clip(segment, from);
-                Ok(Some(Place { segment, from, limit }))
+                let epochs = index.epochs.clone();
+                Ok(Some(Place { segment, from, limit, epochs }))
             }
             after => Err(lost(from, after, index.end)),
         }
     }
 
-    fn read_place(
+    fn read_place<C: Chunk>(
         &self,
         partition: PartitionId,
         place: &Place,
         max_bytes: usize,
-    ) -> Result<ReadChunk, ReadFailure> {
+    ) -> Result<C, ReadFailure> {
         let file = &place.segment.file;
         let runs = self.runs_of(partition, &place.segment);
         let runs = runs.map_err(ReadFailure::Lookup)?;
-        let mut chunk = ReadChunk { next_offset: place.from, ..ReadChunk::default() };
+        let mut chunk = C::begin(place.from);
         let mut at = runs.partition_point(|run| run.end <= place.from);
         if runs.get(at).is_none_or(|run| run.base > place.from) {
             let to = runs.get(at).map_or(place.segment.summary.end, |run| run.base);
             let (from, file) = (place.from, file.name());
             return Err(ReadFailure::Data(ReadError::Corrupt { from, to, file }));
         }
-        while let Some(span) = Span::gather(&runs[at..], max_bytes - chunk.bytes, place.limit) {
+        while let Some(span) = Span::gather(&runs[at..], max_bytes - chunk.bytes(), place.limit) {
             // What would not fit is not read to be thrown away.
-            let fits = chunk.batches.is_empty() || chunk.bytes + span.len() <= max_bytes;
-            if span.base > chunk.next_offset || !fits {
+            let fits = chunk.is_empty() || chunk.bytes() + span.len() <= max_bytes;
+            if span.base > chunk.next_offset() || !fits {
                 break;
             }
             let bytes = self.read_span(file, &span).map_err(ReadFailure::Lookup)?;
@@ -98,15 +102,15 @@ impl Shard {
                 Ok(true) => {}
                 Ok(false) => break,
                 // What came before is good: the next read will meet the damage first.
-                Err(_) if chunk.next_offset > place.from => break,
+                Err(_) if chunk.next_offset() > place.from => break,
                 Err(to) => {
-                    let from = chunk.next_offset;
+                    let from = chunk.next_offset();
                     let file = file.name();
                     tracing::error!(%partition, %from, %to, file, "damaged entries on disk");
                     return Err(ReadFailure::Data(ReadError::Corrupt { from, to, file }));
                 }
             }
-            if chunk.bytes >= max_bytes {
+            if chunk.bytes() >= max_bytes {
                 break;
             }
         }
@@ -172,7 +176,7 @@ impl Shard {
     ) -> Result<Option<Offset>, ReadError> {
         let mut from = run.base.max(start);
         while from < run.end {
-            let chunk = self.read(partition, from, run.bytes as usize, run.end)?;
+            let chunk: ReadChunk = self.read(partition, from, run.bytes as usize, run.end)?;
             for batch in &chunk.batches {
                 let damaged =
                     |_| ReadError::Corrupt { from, to: chunk.next_offset, file: String::new() };
@@ -201,6 +205,8 @@ struct Place {
     from: Offset,
     /// Nothing that ends beyond this is read.
     limit: Offset,
+    /// Which epoch is at which offset.
+    epochs: Arc<[EpochStart]>,
 }
 
 enum ReadFailure {
@@ -219,7 +225,7 @@ fn check_range(index: &PartitionIndex, from: Offset) -> Result<(), ReadError> {
 }
 
 /// The disk lost what lies between `from` and the next segment.
-fn lost(from: Offset, after: Option<&Segment>, end: Offset) -> ReadError {
+pub(crate) fn lost(from: Offset, after: Option<&Segment>, end: Offset) -> ReadError {
     ReadError::Corrupt {
         from,
         to: after.map_or(end, |segment| segment.summary.start),
@@ -280,14 +286,14 @@ impl Span {
 }
 
 /// Takes entries out of a span's bytes.
-struct Walk<'a> {
+struct Walk<'a, C> {
     partition: PartitionId,
     place: &'a Place,
-    chunk: &'a mut ReadChunk,
+    chunk: &'a mut C,
     max_bytes: usize,
 }
 
-impl Walk<'_> {
+impl<C: Chunk> Walk<'_, C> {
     /// Whether to go on behind the span; the end of the damage if there is some.
     fn take(&mut self, span: &Span, bytes: &Bytes) -> Result<bool, Offset> {
         let mut at = 0;
@@ -304,27 +310,27 @@ impl Walk<'_> {
                 return Err(span.end);
             }
             expected = header.end_offset();
-            let batch = bytes.slice(at + header.batch_at()..at + len);
+            let entry = bytes.slice(at..at + len);
             at += len;
             if expected <= self.place.from {
                 continue;
             }
-            let room =
-                self.chunk.batches.is_empty() || self.chunk.bytes + batch.len() <= self.max_bytes;
-            if expected > self.place.limit || !room {
+            if expected > self.place.limit || !self.chunk.has_room(&header, self.max_bytes) {
                 return Ok(false);
             }
-            if !batch.is_empty() {
-                let sound = RecordBatch::decode_trusted(batch.clone())
-                    .is_ok_and(|sound| sound.header().base_offset == header.base_offset);
-                if !sound {
-                    return Err(expected);
-                }
-                self.chunk.bytes += batch.len();
-                self.chunk.batches.push(batch);
+            let of_this_log = epochs::at(&self.place.epochs, header.base_offset);
+            if of_this_log != Some(header.epoch) || !is_sound(&header, &entry) {
+                return Err(expected);
             }
-            self.chunk.next_offset = expected;
+            self.chunk.keep_bytes(&header, entry);
         }
         Ok(true)
     }
+}
+
+/// Whether the batch of an entry is as it was written.
+fn is_sound(header: &EntryHeader, entry: &Bytes) -> bool {
+    header.batch_len == 0
+        || RecordBatch::decode_trusted(entry.slice(header.batch_at()..))
+            .is_ok_and(|sound| sound.header().base_offset == header.base_offset)
 }

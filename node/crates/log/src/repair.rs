@@ -220,6 +220,7 @@ impl Damaged {
                 parts: &[],
                 row_max: ROW_MAX,
                 snapshot: Some(&snapshot),
+                cuts: &[],
             })?;
             db.close()?;
             // From here on the shard goes on with the new file, whatever happens to the old one.

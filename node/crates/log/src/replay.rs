@@ -8,7 +8,7 @@ use weir_core::entry::{self, ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
 use weir_core::partition::producers::ProducerBatch;
 use weir_core::partition::view::PartitionView;
 use weir_core::record::BatchHeader;
-use weir_core::{PartitionId, TimestampMs};
+use weir_core::{Offset, PartitionId, TimestampMs};
 
 /// Bytes of the stream read at once.
 const WINDOW: u64 = 1024 * 1024;
@@ -52,8 +52,36 @@ pub(crate) fn replay(db: &FileDb) -> Result<Replayed, DbError> {
         }
         None => replayed.views = decode_views(&db.snapshot()?)?,
     }
-    for_each_item(db, from..replayed.end, |item| replayed.apply(item))?;
+    for_each_item(db, from..replayed.end, |item| replayed.apply(db, item))?;
     Ok(replayed)
+}
+
+/// The view of one partition just before the entry at `offset`, which lies in `run` of a file that
+/// can be replayed. `None` if no entry begins there.
+pub(crate) fn view_before(
+    db: &FileDb,
+    partition: PartitionId,
+    run: &Run,
+    offset: Offset,
+) -> Result<Option<PartitionView>, DbError> {
+    let rows: Vec<Row> =
+        db.snapshot()?.into_iter().filter(|(other, _)| *other == partition.0).collect();
+    let mut view = decode_views(&rows)?.remove(&partition).unwrap_or_default();
+    let mut found = None;
+    for_each_item(db, 0..run.position_end(), |item| {
+        let header = &item.header;
+        if header.partition != partition || found.is_some() {
+            return Ok(());
+        }
+        // What was cut off before may have begun there, too.
+        let there = header.kind == EntryKind::Entry && header.base_offset == offset;
+        if there && item.position >= run.position {
+            found = Some(std::mem::take(&mut view));
+            return Ok(());
+        }
+        apply_item(db, &mut view, item, &BatchFacts::of(item.batch))
+    })?;
+    Ok(found)
 }
 
 fn decode_views(rows: &[Row]) -> Result<HashMap<PartitionId, PartitionView>, DbError> {
@@ -66,11 +94,11 @@ fn decode_views(rows: &[Row]) -> Result<HashMap<PartitionId, PartitionView>, DbE
 }
 
 impl Replayed {
-    fn apply(&mut self, item: &Item<'_>) -> Result<(), DbError> {
+    fn apply(&mut self, db: &FileDb, item: &Item<'_>) -> Result<(), DbError> {
         let facts = BatchFacts::of(item.batch);
         let partition = item.header.partition;
         let view = self.views.entry(partition).or_default();
-        apply_to_view(view, &item.header, item.state, &facts)?;
+        apply_item(db, view, item, &facts)?;
         match item.header.kind {
             EntryKind::Entry => {
                 let runs = self.runs.entry(partition).or_default();
@@ -79,7 +107,9 @@ impl Replayed {
             EntryKind::LogStart => {}
             EntryKind::Truncate => {
                 if let Some(runs) = self.runs.get_mut(&partition) {
-                    truncate_runs(runs, item.header.base_offset);
+                    truncate_runs(runs, view.log_end);
+                    // One that begins anew has none of what it had.
+                    runs.retain(|run| run.end > view.log_start);
                 }
             }
             EntryKind::Delete => {
@@ -89,6 +119,26 @@ impl Replayed {
         }
         Ok(())
     }
+}
+
+/// Applies an item of a file to its partition's view.
+fn apply_item(
+    db: &FileDb,
+    view: &mut PartitionView,
+    item: &Item<'_>,
+    facts: &BatchFacts,
+) -> Result<(), DbError> {
+    let header = &item.header;
+    if header.kind == EntryKind::Truncate
+        && let Some(cut) = db.view_at_cut(header.partition, item.position)?
+    {
+        if cut.log_end != header.base_offset {
+            return Err(DbError::Malformed("the view at a cut is of another one"));
+        }
+        *view = cut;
+        return Ok(());
+    }
+    apply_to_view(view, header, item.state, facts)
 }
 
 /// Applies an item to its partition's view.

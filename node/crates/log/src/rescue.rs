@@ -8,7 +8,7 @@ use crate::backend::IoCounters;
 use crate::db::{Commit, DbError, FileDb, Identity, ROW_MAX, failed};
 use crate::disk::Disk;
 use crate::file::{LogFile, file_name, open_untouched};
-use crate::index::{Run, Segment, Summary};
+use crate::index::{Bounds, Run, Segment, Summary};
 use crate::replay::{Replayed, replay};
 use crate::shard::{Shard, drop_contained};
 use crate::writer::{Active, Views, Writer};
@@ -129,17 +129,11 @@ pub(crate) fn index_unsealed(
 /// Sets what the views say of each partition's bounds.
 pub(crate) fn index_views(index: &mut crate::index::Index, views: &Views) {
     for (&partition, view) in views {
-        let places = index.entry(partition).or_default();
-        if places.segments.last().is_some_and(|s| s.summary.end > view.log_end) {
-            places.truncate(view.log_end);
-        }
-        places.end = view.log_end;
-        places.append_time = view.append_time;
-        places.advance_start(view.log_start);
+        index.entry(partition).or_default().cut(&Bounds::of(view));
     }
 }
 
-/// Copies a begun file's stream and snapshot. The copy counts as begun only once it is whole.
+/// Copies a begun file's stream, snapshot and cuts. The copy counts as begun only once it is whole.
 fn copy(source: &FileDb, target: &FileDb, end: u64) -> Result<(), DbError> {
     let mut position = 0;
     let mut bytes = Vec::new();
@@ -147,7 +141,8 @@ fn copy(source: &FileDb, target: &FileDb, end: u64) -> Result<(), DbError> {
         let to = (position + COPY_BYTES).min(end);
         bytes.clear();
         source.read_stream(position, to, &mut bytes)?;
-        target.commit(&Commit { position, parts: &[&bytes], row_max: ROW_MAX, snapshot: None })?;
+        let (parts, snapshot): (&[&[u8]], _) = (&[&bytes], None);
+        target.commit(&Commit { position, parts, row_max: ROW_MAX, snapshot, cuts: &[] })?;
         position = to;
     }
     target.commit(&Commit {
@@ -155,6 +150,7 @@ fn copy(source: &FileDb, target: &FileDb, end: u64) -> Result<(), DbError> {
         parts: &[],
         row_max: ROW_MAX,
         snapshot: Some(&source.snapshot()?),
+        cuts: &source.cuts()?,
     })
 }
 

@@ -128,8 +128,13 @@ impl Shard {
         let all = self.retention.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<(PartitionId, Retention)> = all.iter().map(|(&p, &r)| (p, r)).collect();
         for (partition, retention) in all {
-            if let Some(start) = self.expired(partition, &retention, now) {
+            if let Some((start, cuts)) = self.expired(partition, &retention, now) {
                 let request = control(EntryKind::LogStart, partition, start);
+                // What expired is of the log as it was when it was looked at.
+                let index = self.read_index();
+                if index.get(&partition).is_none_or(|places| places.cuts != cuts) {
+                    continue;
+                }
                 if let Err(error) = self.queue.push(request) {
                     tracing::debug!(%partition, %error, "retention waits for the next round");
                     return;
@@ -138,32 +143,32 @@ impl Shard {
         }
     }
 
-    /// The partition's new log start, if there is one.
+    /// The partition's new log start, if there is one, and how often the log was cut by then.
     fn expired(
         &self,
         partition: PartitionId,
         retention: &Retention,
         now: Option<TimestampMs>,
-    ) -> Option<Offset> {
-        let (whole, first, left, now) = {
+    ) -> Option<(Offset, u64)> {
+        let (whole, first, left, now, cuts) = {
             let index = self.read_index();
             let places = index.get(&partition)?;
             // The clock was set back: what looks new may be old, and the other way round.
             let now = now.filter(|now| *now >= places.append_time);
             let (end, gone, left) = places.expired_segments(retention, now);
             let Some(first) = places.segments.get(gone) else {
-                return end;
+                return end.zip(Some(places.cuts));
             };
             if first.is_untouched(left, retention, now) {
-                return end;
+                return end.zip(Some(places.cuts));
             }
-            (end, first.clone(), left, now)
+            (end, first.clone(), left, now, places.cuts)
         };
         // The first segment that stays as a whole may still lose its first runs.
         let runs = self.runs_of(partition, &first).ok()?;
         let start = first.summary.end.min(whole.unwrap_or(first.summary.start));
         let runs = runs.iter().filter(|run| run.end > start).map(extent_of);
-        expired_end(runs, left, retention, now).or(whole)
+        expired_end(runs, left, retention, now).or(whole).zip(Some(cuts))
     }
 }
 

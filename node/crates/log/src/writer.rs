@@ -4,7 +4,8 @@
 //! more waits in the queue, all but the first two are left to other threads, and the writer puts
 //! the next commit together in the meantime. That one reaches the disk only behind the sync
 //! ([`crate::syncing`]), and is published only behind the one before it: order and durability are
-//! those of one commit after the other.
+//! those of one commit after the other. A cut of a log, and an answer to what a log holds, wait until
+//! nothing is under way: see [`crate::cut`].
 //!
 //! | state | event | next |
 //! |---|---|---|
@@ -15,11 +16,13 @@
 
 use crate::api::AppendRequest;
 use crate::background::{Background, Task};
+use crate::cut_rows::CutRow;
 use crate::db::{Checkpoint, Commit, DbError, failed, row_max};
 use crate::events::LogEvents;
 use crate::file::LogFile;
+use crate::index::Bounds;
 use crate::landing::{Applied, LANDING_MAX, Lander, Landing};
-use crate::queue::Turn;
+use crate::queue::{LogEnd, Turn};
 use crate::replay::{BatchFacts, apply_to_view};
 use crate::rescue::finish_file;
 use crate::shard::{Shard, drop_contained};
@@ -68,11 +71,8 @@ pub(crate) struct Writer {
 }
 
 /// Where each partition's log ends, as the queue wants to know it.
-pub(crate) fn ends_of(views: &Views) -> HashMap<PartitionId, (Offset, LeaderEpoch)> {
-    let end = |(&partition, view): (&PartitionId, &PartitionView)| {
-        (partition, (view.log_end, view.epoch()))
-    };
-    views.iter().map(end).collect()
+pub(crate) fn ends_of(views: &Views) -> HashMap<PartitionId, LogEnd> {
+    views.iter().map(|(&partition, view)| (partition, LogEnd::of(view))).collect()
 }
 
 impl Writer {
@@ -85,14 +85,18 @@ impl Writer {
             match self.shard.queue.next_turn() {
                 Turn::Close => break,
                 Turn::Fail(reason) => self.fail(&reason),
-                Turn::Commit(requests) => {
-                    if let Err(error) = self.commit(requests) {
-                        self.fail(&error.to_string());
-                    }
-                }
+                Turn::Commit(requests) => self.or_fail(|writer| writer.commit(requests)),
+                Turn::Cut(cut) => self.or_fail(|writer| writer.cut(cut)),
+                Turn::View(partition) => self.or_fail(|writer| writer.tell_view(partition)),
             }
         }
         self.close();
+    }
+
+    fn or_fail(&mut self, turn: impl FnOnce(&mut Writer) -> Result<(), DbError>) {
+        if let Err(error) = turn(self) {
+            self.fail(&error.to_string());
+        }
     }
 
     fn commit(&mut self, mut requests: Vec<AppendRequest>) -> Result<(), DbError> {
@@ -100,12 +104,27 @@ impl Writer {
         // Stable: the order within a partition stays.
         requests.sort_by_key(|request| request.header.partition);
         self.check_follows(&requests)?;
+        let landing = self.prepare(requests, None, started)?;
+        self.ask_for_next();
+        self.land(landing)?;
+        self.check_space();
+        Ok(())
+    }
+
+    /// Writes a commit and takes it into the views, in a new file if the active one is full. `cut`
+    /// is the view from the only request on, if that is a cut.
+    pub(crate) fn prepare(
+        &mut self,
+        requests: Vec<AppendRequest>,
+        cut: Option<PartitionView>,
+        started: Instant,
+    ) -> Result<Landing, DbError> {
         if !self.active.begun || self.active.position >= self.shard.config.file_bytes {
             // One file after the other.
             self.settle()?;
         }
         let rolled = self.roll_if_full();
-        let written = self.write(&requests);
+        let written = self.write(&requests, cut.as_ref());
         if let Some(old) = rolled {
             // Whatever became of the new file: nothing more is written to the old one.
             self.background.push(Task::Seal(self.shard.clone(), old));
@@ -117,11 +136,7 @@ impl Writer {
             self.active.begun = true;
             self.shard.note_active(&self.active);
         }
-        let landing = self.apply(requests, owed, started)?;
-        self.ask_for_next();
-        self.land(landing)?;
-        self.check_space();
-        Ok(())
+        self.apply(requests, cut, owed, started)
     }
 
     /// Syncs, publishes and reports a commit, or has other threads do so.
@@ -154,7 +169,7 @@ impl Writer {
     }
 
     /// Waits until nothing is under way on other threads.
-    fn settle(&mut self) -> Result<(), DbError> {
+    pub(crate) fn settle(&mut self) -> Result<(), DbError> {
         self.settle_to(0)
     }
 
@@ -171,7 +186,16 @@ impl Writer {
     }
 
     /// Puts a commit together; writing and syncing it is left owing. No view changes.
-    fn write(&self, requests: &[AppendRequest]) -> Result<Owed, DbError> {
+    fn write(
+        &self,
+        requests: &[AppendRequest],
+        cut: Option<&PartitionView>,
+    ) -> Result<Owed, DbError> {
+        let cut = cut.zip(requests.first()).map(|(view, request)| CutRow {
+            partition: request.header.partition,
+            position: self.active.position,
+            view: view.encode().to_vec(),
+        });
         let headers: Vec<[u8; ENTRY_HEADER_BYTES]> = requests
             .iter()
             .map(|request| request.header.encode(&request.state, &request.source))
@@ -188,6 +212,7 @@ impl Writer {
             parts: &parts,
             row_max: row_max(bytes / runs.max(1)),
             snapshot: snapshot.as_deref(),
+            cuts: cut.as_slice(),
         };
         let written = self.active.file.try_with(|db| db.commit_unsynced(&commit));
         written.unwrap_or(Err(DbError::Malformed("the active file is not open")))
@@ -197,16 +222,23 @@ impl Writer {
     fn apply(
         &mut self,
         requests: Vec<AppendRequest>,
+        cut: Option<PartitionView>,
         owed: Owed,
         started: Instant,
     ) -> Result<Landing, DbError> {
         let position = self.active.position;
         let mut applied = Vec::with_capacity(requests.len());
+        let bounds = cut.as_ref().map(Bounds::of);
+        if let Some((view, request)) = cut.zip(requests.first()) {
+            self.views.insert(request.header.partition, view);
+        }
         for request in &requests {
             let header = &request.header;
             let facts = BatchFacts::of(&request.batch);
             let view = self.views.entry(header.partition).or_default();
-            apply_to_view(view, header, &request.state, &facts)?;
+            if header.kind != EntryKind::Truncate {
+                apply_to_view(view, header, &request.state, &facts)?;
+            }
             let (max_timestamp, log_start) = (facts.max_timestamp, view.log_start);
             applied.push(Applied { max_timestamp, log_start });
             if header.kind == EntryKind::Delete {
@@ -214,10 +246,18 @@ impl Writer {
             }
             self.active.position += header.entry_len() as u64;
         }
-        let (shard, events) = (self.shard.clone(), self.events.clone());
-        let file = self.active.file.clone();
-        let flight = None;
-        Ok(Landing { shard, events, file, owed, position, requests, applied, started, flight })
+        Ok(Landing {
+            shard: self.shard.clone(),
+            events: self.events.clone(),
+            file: self.active.file.clone(),
+            owed,
+            position,
+            requests,
+            applied,
+            cut: bounds,
+            started,
+            flight: None,
+        })
     }
 
     /// Whether every request may follow what is written: what replay would refuse must never be
@@ -248,7 +288,10 @@ impl Writer {
             } else {
                 let mut trial = view.cloned().unwrap_or_default();
                 for request in group {
-                    trial.apply(&request.header, &[], None).map_err(|_| refuse())?;
+                    // Cuts do not come this way.
+                    let cut = request.header.kind == EntryKind::Truncate;
+                    let applied = trial.apply(&request.header, &[], None);
+                    applied.ok().filter(|()| !cut).ok_or_else(refuse)?;
                 }
             }
         }
@@ -256,7 +299,7 @@ impl Writer {
     }
 
     /// Has the next file made, once that is worth it: an idle node needs none.
-    fn ask_for_next(&mut self) {
+    pub(crate) fn ask_for_next(&mut self) {
         if !self.next_asked && self.active.position >= self.shard.config.file_bytes / 4 {
             self.next_asked = true;
             self.background.push(Task::Prepare(self.shard.clone()));
@@ -292,7 +335,7 @@ impl Writer {
         Some(std::mem::replace(&mut self.active, active).file)
     }
 
-    fn check_space(&mut self) {
+    pub(crate) fn check_space(&mut self) {
         let shard = &self.shard;
         let now = Instant::now();
         let written = shard.counters.bytes_written.load(Ordering::Relaxed);

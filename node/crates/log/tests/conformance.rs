@@ -7,11 +7,12 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use support::{Entry, HandClock, Running, entry, small_config, start, truncation};
+use support::{Answer, Entry, HandClock, Running, entry, small_config, start};
+use weir_core::partition::view::PartitionView;
 use weir_core::record::RecordBatch;
 use weir_core::{Offset, PartitionId, TimestampMs};
 use weir_log::sim::SimDisk;
-use weir_log::{LogConfig, ReadError};
+use weir_log::{CutError, LogConfig, ReadError};
 
 /// What a log promises, once each call has returned.
 trait TopicLog {
@@ -109,11 +110,12 @@ impl TopicLog for Redb {
     }
 
     fn truncate(&mut self, p: u32, end: i64) {
-        let id = self.id(p);
-        self.running().log.append(truncation(id.0, end)).unwrap();
-        // Ordered behind it in the same writer: once this is durable, so is the truncation.
-        self.barrier();
-        self.running().recorder.forget_durable(id.0);
+        match self.running().truncate(self.id(p).0, end) {
+            Answer::Cut(view) => assert_eq!(view.log_end, Offset(end)),
+            // The cleaner was there before.
+            Answer::Failed(CutError::Forgotten { .. }) => self.reset_to_own(p, end),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn delete(&mut self, p: u32) {
@@ -135,6 +137,29 @@ impl TopicLog for Redb {
 }
 
 impl Redb {
+    /// As a follower does: begins anew, and appends what was there below `end` once more.
+    fn reset_to_own(&mut self, p: u32, end: i64) {
+        let (id, log) = (self.id(p), self.running());
+        let view = log.view(id.0);
+        let below = |at| {
+            let chunk = log.log.read_entries(id, at, 1).unwrap();
+            chunk.entries.into_iter().next().filter(|entry| entry.header.base_offset.0 < end)
+        };
+        let first = below(view.log_start);
+        let start = first.as_ref().map_or(Offset(end), |entry| entry.header.base_offset);
+        let kept: Vec<_> = std::iter::successors(first, |e| below(e.header.end_offset())).collect();
+        let answer = log.reset(id.0, PartitionView { log_start: start, ..PartitionView::default() });
+        assert!(matches!(answer, Answer::Cut(_)), "{answer:?}");
+        for entry in kept {
+            log.log.append(support::request_of(&entry)).unwrap();
+            log.recorder.wait_durable(id.0, entry.header.end_offset());
+        }
+        log.log.trim(id, view.log_start).unwrap();
+        if start < view.log_start {
+            log.recorder.wait_start(id.0, view.log_start);
+        }
+    }
+
     /// Waits until everything sent is done, by an entry in a partition nobody looks at.
     fn barrier(&self) {
         let end = self.running().log.stats(PartitionId(99)).map_or(0, |stats| stats.end.0);

@@ -19,7 +19,7 @@ use weir_core::partition::view::PartitionView;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, set_base};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
 use weir_log::{
-    AppendError, AppendRequest, Log, LogConfig, LogEvents, RealDisk, ShardStats, SystemClock,
+    AppendError, AppendRequest, CutError, Log, LogConfig, LogEvents, RealDisk, ShardStats, SystemClock,
 };
 
 use super::args::DiskArgs;
@@ -222,6 +222,12 @@ impl LogEvents for Durable {
     fn recovered(&self, _shard: u16, _views: &HashMap<PartitionId, PartitionView>) {}
 
     fn log_start(&self, _partition: PartitionId, _start: Offset) {}
+
+    fn view(&self, _partition: PartitionId, _view: &PartitionView) {}
+
+    fn cut(&self, _partition: PartitionId, _view: &PartitionView) {}
+
+    fn cut_failed(&self, _partition: PartitionId, _error: &CutError) {}
 }
 
 /// Partitions are dealt out in turn, from number 1.

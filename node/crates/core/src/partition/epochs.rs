@@ -29,6 +29,13 @@ pub fn divergence(
     follower.first().map_or(end, |row| row.1.max(start)).min(end)
 }
 
+/// The epoch of the entry that holds `offset`, if the history reaches back that far.
+#[must_use]
+pub fn at(epochs: &[EpochStart], offset: Offset) -> Option<LeaderEpoch> {
+    let after = epochs.partition_point(|&(_, start)| start <= offset);
+    Some(epochs[..after].last()?.0)
+}
+
 /// Notes that an entry of `epoch` begins at `offset`.
 pub fn note(epochs: &mut Vec<EpochStart>, epoch: LeaderEpoch, offset: Offset) {
     if epochs.last().is_none_or(|&(last, _)| last < epoch) {
@@ -94,6 +101,8 @@ mod tests {
             note(&mut epochs, LeaderEpoch(epoch), Offset(offset));
         }
         assert_eq!(epochs, rows(&[(1, 0), (2, 5), (4, 9)]));
+        let at = |offset| at(&epochs, Offset(offset)).map(|epoch| epoch.0);
+        assert_eq!([at(-1), at(0), at(4), at(5), at(99)], [None, Some(1), Some(1), Some(2), Some(4)]);
         cut(&mut epochs, Offset(9));
         assert_eq!(epochs, rows(&[(1, 0), (2, 5)]));
         advance(&mut epochs, Offset(7));

@@ -9,6 +9,8 @@
 use crate::entry::{EntryHeader, EntryKind, StateChange};
 use crate::ids::{LeaderEpoch, Offset, TimestampMs};
 use crate::limits;
+use crate::partition::epochs;
+use crate::partition::messages::EpochStart;
 use crate::partition::producers::{ProducerBatch, ProducerTable};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::BTreeMap;
@@ -26,7 +28,7 @@ pub struct PartitionView {
     /// The newest append time of any entry.
     pub append_time: TimestampMs,
     /// Where each leader epoch began, ascending in both fields.
-    pub epochs: Vec<(LeaderEpoch, Offset)>,
+    pub epochs: Vec<EpochStart>,
     /// The idempotent producers.
     pub producers: ProducerTable,
     /// The keyed state.
@@ -64,8 +66,8 @@ impl PartitionView {
     /// Applies one item of the log's stream. `state` is the item's decoded keyed-state section,
     /// `producer` the producer fields of its batch, if it has them.
     ///
-    /// A truncation leaves producers and keyed state as they are: whoever truncates rebuilds the
-    /// view from the last snapshot below the cut.
+    /// A truncation leaves producers and keyed state as they are: that is for whoever knows no
+    /// better. The log puts the view that it had at the cut in the place of this one.
     ///
     /// # Errors
     /// [`ViewError`]; the view is unchanged.
@@ -90,7 +92,7 @@ impl PartitionView {
                     return Err(ViewError::Truncate(end));
                 }
                 self.log_end = end;
-                self.epochs.retain(|&(_, start)| start < end);
+                epochs::cut(&mut self.epochs, end);
             }
             EntryKind::Delete => *self = PartitionView::default(),
         }
@@ -128,12 +130,42 @@ impl PartitionView {
         Ok(())
     }
 
-    /// Moves the log start up; a start at or below the present one changes nothing.
-    fn advance_log_start(&mut self, start: Offset) {
+    /// The view of a log that begins and ends at `start`, whose past has these epochs, and which
+    /// begins with this keyed state and these producers. Rows of `epochs` at or beyond `start` are
+    /// left out. `None` if `epochs` do not ascend in both fields, `start` is negative, or a key or
+    /// value is longer than the limits allow.
+    #[must_use]
+    pub fn begin(
+        start: Offset,
+        mut epochs: Vec<EpochStart>,
+        state: BTreeMap<Bytes, Bytes>,
+        producers: ProducerTable,
+    ) -> Option<PartitionView> {
+        let ascends = epochs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
+        let bounded = state.iter().all(|(key, value)| {
+            key.len() <= limits::STATE_KEY_BYTES_MAX && value.len() <= limits::STATE_VALUE_BYTES_MAX
+        });
+        if !ascends || !bounded || start < Offset::ZERO {
+            return None;
+        }
+        epochs::cut(&mut epochs, start);
+        let append_time = TimestampMs::default();
+        Some(PartitionView {
+            log_start: start,
+            log_end: start,
+            append_time,
+            epochs,
+            producers,
+            state,
+        })
+    }
+
+    /// Moves the log start up, and not beyond the log end; a start at or below the present one
+    /// changes nothing.
+    pub fn advance_log_start(&mut self, start: Offset) {
+        let start = start.min(self.log_end);
         self.log_start = self.log_start.max(start);
-        // The epoch that `log_start` lies in keeps its row: it began at or before it.
-        let keep = self.epochs.partition_point(|&(_, begin)| begin <= self.log_start);
-        self.epochs.drain(..keep.saturating_sub(1));
+        epochs::advance(&mut self.epochs, self.log_start);
     }
 
     /// The newest leader epoch in the log, or the default (0) if nothing was ever appended.
@@ -263,6 +295,31 @@ mod tests {
         assert_eq!(view.epochs, [(LeaderEpoch(1), Offset(0))]);
         view.apply(&item(Delete, 0, 0, 4), &[], None).unwrap();
         assert_eq!(view, PartitionView::default());
+    }
+
+    /// Goal: a log that begins anew has the past, the state and the producers that it is given, and
+    /// takes an entry of the epoch that its past ended in; what is out of order is refused.
+    #[test]
+    fn beginning_anew() {
+        let rows = |rows: &[(i32, i64)]| -> Vec<EpochStart> {
+            rows.iter().map(|&(epoch, start)| (LeaderEpoch(epoch), Offset(start))).collect()
+        };
+        let state = BTreeMap::from([(Bytes::from("a"), Bytes::from("1"))]);
+        let begin = |start, epochs: &[(i32, i64)], state: &BTreeMap<Bytes, Bytes>| {
+            let producers = ProducerTable::default();
+            PartitionView::begin(Offset(start), rows(epochs), state.clone(), producers)
+        };
+        let mut view = begin(50, &[(1, 0), (4, 30), (5, 50)], &state).unwrap();
+        assert_eq!((view.log_start, view.log_end), (Offset(50), Offset(50)));
+        assert_eq!((view.epochs.clone(), &view.state), (rows(&[(1, 0), (4, 30)]), &state));
+        assert_eq!(PartitionView::decode(&view.encode()).as_ref(), Some(&view));
+        view.apply(&item(EntryKind::Entry, 50, 1, 4), &[], None).unwrap();
+        assert_eq!(view.epochs, rows(&[(1, 0), (4, 30)]));
+        assert_eq!(begin(50, &[(4, 0), (4, 30)], &state), None);
+        assert_eq!(begin(50, &[(1, 30), (4, 30)], &state), None);
+        assert_eq!(begin(-1, &[], &state), None);
+        let long = Bytes::from(vec![0; limits::STATE_KEY_BYTES_MAX + 1]);
+        assert_eq!(begin(0, &[], &BTreeMap::from([(long, Bytes::new())])), None);
     }
 
     /// Goal: a snapshot reads back equal; no cut and no newer version reads back at all.

@@ -10,7 +10,7 @@ use weir_core::entry::{EntryHeader, EntryKind, StateChange, encode_state};
 use weir_core::partition::view::PartitionView;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
-use weir_log::{AppendRequest, Clock, Disk, Log, LogConfig, LogEvents, ReadError};
+use weir_log::{AppendRequest, Clock, CutError, Disk, Log, LogConfig, LogEvents, LoggedEntry, ReadError};
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -128,12 +128,16 @@ impl Entry {
     }
 }
 
-/// A truncation of a partition to `end`.
-pub fn truncation(partition: u32, end: i64) -> AppendRequest {
-    let mut request = entry(partition, end).request();
-    request.header.kind = EntryKind::Truncate;
-    request.header.offset_count = 0;
-    request
+/// An entry that was read, to append elsewhere.
+pub fn request_of(entry: &LoggedEntry) -> AppendRequest {
+    AppendRequest {
+        header: entry.header.clone(),
+        state: entry.state.clone(),
+        source: entry.source.clone(),
+        batch: entry.batch.clone(),
+        linger: Duration::ZERO,
+        hold: None,
+    }
 }
 
 /// Remembers what the log reported.
@@ -154,6 +158,16 @@ pub struct Seen {
     pub recoveries: usize,
     pub views: Views,
     pub commits: usize,
+    /// Answers to questions for views and to cuts, by partition, in order.
+    pub answers: HashMap<PartitionId, Vec<Answer>>,
+}
+
+/// What the log answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    View(PartitionView),
+    Cut(PartitionView),
+    Failed(CutError),
 }
 
 impl Recorder {
@@ -186,10 +200,27 @@ impl Recorder {
         });
     }
 
-    /// Forgets how far a partition was durable: it is cut back.
-    pub fn forget_durable(&self, partition: u32) {
+    /// How many answers a partition got so far.
+    pub fn answers(&self, partition: u32) -> usize {
+        self.seen().answers.get(&PartitionId(partition)).map_or(0, Vec::len)
+    }
+
+    /// Waits for the answer behind the first `before`.
+    pub fn wait_answer(&self, partition: u32, before: usize) -> Answer {
+        let partition = PartitionId(partition);
+        let seen = self.wait("an answer", |seen| {
+            seen.answers.get(&partition).is_some_and(|answers| answers.len() > before)
+        });
+        seen.answers[&partition][before].clone()
+    }
+
+    fn answer(&self, partition: PartitionId, answer: Answer) {
         self.note(|seen| {
-            seen.durable.remove(&PartitionId(partition));
+            if let Answer::Cut(view) = &answer {
+                // What was durable beyond it is so no longer.
+                seen.durable.insert(partition, view.log_end);
+            }
+            seen.answers.entry(partition).or_default().push(answer);
         });
     }
 
@@ -223,6 +254,18 @@ impl LogEvents for Recorder {
         self.note(|seen| {
             seen.starts.insert(partition, start);
         });
+    }
+
+    fn view(&self, partition: PartitionId, view: &PartitionView) {
+        self.answer(partition, Answer::View(view.clone()));
+    }
+
+    fn cut(&self, partition: PartitionId, view: &PartitionView) {
+        self.answer(partition, Answer::Cut(view.clone()));
+    }
+
+    fn cut_failed(&self, partition: PartitionId, error: &CutError) {
+        self.answer(partition, Answer::Failed(error.clone()));
     }
 }
 
@@ -296,6 +339,31 @@ impl Running {
     pub fn append(&self, entry: &Entry) {
         self.log.append(entry.request()).unwrap();
         self.recorder.wait_durable(entry.partition, entry.end());
+    }
+
+    /// What the log says of a partition when asked.
+    pub fn view(&self, partition: u32) -> PartitionView {
+        let before = self.recorder.answers(partition);
+        self.log.ask_view(PartitionId(partition)).unwrap();
+        match self.recorder.wait_answer(partition, before) {
+            Answer::View(view) => view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Truncates, and waits for the answer.
+    pub fn truncate(&self, partition: u32, end: i64) -> Answer {
+        let before = self.recorder.answers(partition);
+        self.log.truncate(PartitionId(partition), Offset(end)).unwrap();
+        self.recorder.wait_answer(partition, before)
+    }
+
+    /// Begins anew with what `view` has, and waits for the answer.
+    pub fn reset(&self, partition: u32, view: PartitionView) -> Answer {
+        let before = self.recorder.answers(partition);
+        let PartitionView { log_start, epochs, state, producers, .. } = view;
+        self.log.reset(PartitionId(partition), log_start, epochs, state, producers).unwrap();
+        self.recorder.wait_answer(partition, before)
     }
 
     /// The values of all records from `from` on, as read through `read` from the disk.
