@@ -127,6 +127,9 @@ pub enum Command {
     DeadLetter(commands::dead_letter::Command),
     /// Show what a node is doing, one line a partition
     Status(commands::status::Args),
+    /// Show how a cluster of nodes is
+    #[command(subcommand)]
+    Cluster(commands::cluster::Command),
     /// Run a node, collect real data and show it live; ends by itself
     Demo(commands::demo::Args),
     /// Measure a node, its log and its disk
@@ -197,6 +200,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Consumer(command) => commands::consumer::run(command, globals).await,
             Command::DeadLetter(command) => commands::dead_letter::run(command, globals).await,
             Command::Status(args) => commands::status::run(args, globals).await,
+            Command::Cluster(command) => commands::cluster::run(command, globals).await,
             Command::Demo(args) => commands::demo::run(args, globals).await,
             Command::Bench(args) => commands::bench::run(args, globals).await,
             Command::Cert(command) => commands::cert::run(command, globals).await,

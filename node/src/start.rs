@@ -1,7 +1,7 @@
 //! How a node begins: settings, logs, the HTTP port, the broker, the run file; then it serves until
 //! a signal ends it ([`crate::shutdown`]).
 
-use crate::config::{Off, Settings};
+use crate::config::{self, Off, Settings};
 use crate::exit::{Exit, Failure};
 use crate::http::{self, NodeHealth, Source};
 use crate::paths::{self, RunFile};
@@ -101,6 +101,12 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.receive_window_bytes = bytes(settings.connection_window.0);
     config.send_window_bytes = bytes(settings.send_window.0);
     config.compiler = compiler();
+    let rack = match &settings.rack {
+        Off::On(rack) => Some(rack.as_str()),
+        Off::Off => None,
+    };
+    config.cluster =
+        config::part(&config.node_name, &settings.members, rack, settings.role)?;
     set_log(&mut config.log, settings);
     Ok(config)
 }

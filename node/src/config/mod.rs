@@ -7,10 +7,12 @@
 
 mod file;
 mod layers;
+mod member;
 mod print;
 mod value;
 
 pub use layers::{Sources, load};
+pub use member::{ClusterRole, MemberEntry, part};
 pub use print::{Detail, print};
 pub use value::{Auto, Off, Raw};
 
@@ -147,6 +149,17 @@ settings! {
     /// name, `localhost` and the loopback addresses. Clients of the site need none of them: they
     /// trust the site's authority.
     tls_names: Vec<String> = "tls.names", Vec::new();
+
+    /// All nodes of the cluster that this one is part of, the same list on each: one to five texts
+    /// NUMBER=NAME@HOST:PORT, such as "1=edge-1@10.0.0.1:7447". The node finds itself in it by its
+    /// name; the numbers are kept for ever. All need certificates of one authority (`weir cert
+    /// node`). Without members the node is alone.
+    members: Vec<MemberEntry> = "cluster.members", Vec::new();
+    /// Where the node stands, or `off`: replicas of a partition are spread over racks.
+    rack: Off<String> = "cluster.rack", Off::Off;
+    /// What the node does in the cluster: data (hold records and vote) or witness (only vote, so
+    /// that of two nodes with records either may fail).
+    role: ClusterRole = "cluster.role", ClusterRole::Data;
 
     /// What clients without a certificate may do, on all topics: a list of admin, produce and
     /// consume. With an empty list, certificates are required. `auto`: everything where `listen`
@@ -353,6 +366,17 @@ impl Settings {
             ),
         ]
     }
+
+    /// All nodes of the cluster that this one is part of, the same list on each: one to five texts
+    /// NUMBER=NAME@HOST:PORT, such as "1=edge-1@10.0.0.1:7447". The node finds itself in it by its
+    /// name; the numbers are kept for ever. All need certificates of one authority (`weir cert
+    /// node`). Without members the node is alone.
+    members: Vec<MemberEntry> = "cluster.members", Vec::new();
+    /// Where the node stands, or `off`: replicas of a partition are spread over racks.
+    rack: Off<String> = "cluster.rack", Off::Off;
+    /// What the node does in the cluster: data (hold records and vote) or witness (only vote, so
+    /// that of two nodes with records either may fail).
+    role: ClusterRole = "cluster.role", ClusterRole::Data;
 
     /// What clients without a certificate may do; nothing: certificates are required.
     pub fn anonymous_roles(&self) -> Vec<Role> {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use weir_core::ids::PartitionIndex;
+use weir_core::ids::{NodeId, PartitionIndex};
+use weir_core::wire::cluster::{ClusterChangeAsk, ClusterStatus};
 use weir_core::wire::message::{
     GroupInfo, GroupPosition, NodeStatus, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
@@ -292,6 +293,34 @@ impl Admin {
             Response::Status(status) => Ok(*status),
             _ => Err(unexpected()),
         }
+    }
+
+    /// The cluster that the node is part of: its nodes, and the replicas of all partitions.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node is alone.
+    pub async fn cluster(&self) -> Result<ClusterStatus, RequestError> {
+        match self.client.request(&Request::Cluster {}).await? {
+            Response::Cluster(status) => Ok(*status),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Moves a partition's copies to these nodes, the preferred leader first. The copies are made
+    /// while the old ones serve; [`Admin::cluster`] tells when they have taken over.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node is alone.
+    pub async fn reassign(
+        &self,
+        topic: &str,
+        partition: u32,
+        nodes: &[NodeId],
+    ) -> Result<(), RequestError> {
+        let (topic, nodes) = (topic.to_owned(), nodes.to_vec());
+        let ask =
+            ClusterChangeAsk::Reassign { topic, partition: PartitionIndex(partition), nodes };
+        self.ask_done(&Request::ChangeCluster { ask }).await
     }
 
     /// Confirms that the node's wall clock is right, so that retention by age goes on.

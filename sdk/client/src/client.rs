@@ -283,6 +283,8 @@ fn repeatable(request: &Request) -> bool {
         | Request::DeploymentLog { .. }
         | Request::PauseDeployment { .. }
         | Request::Status {}
+        | Request::Cluster {}
+        | Request::ChangeCluster { .. }
         | Request::ConfirmTime {} => true,
     }
 }

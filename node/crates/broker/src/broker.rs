@@ -1,6 +1,8 @@
 //! A broker: what is opened, started and stopped, in which order.
 
 use crate::ack::Courier;
+use crate::cluster::peers::Peers;
+use crate::cluster::{ClusterConfig, ClusterNode, fresh_disk};
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
@@ -9,10 +11,11 @@ use crate::groups::Groups;
 use crate::modules::Modules;
 use crate::modules::files::FilesError;
 use crate::pace::Pace;
+use crate::partition::{ALONE, Partition};
 use crate::registry::Registry;
-use crate::session;
+use crate::session::{self, Session};
 use crate::status::{self, Health};
-use crate::store::{Store, StoreError};
+use crate::store::{NodeRow, Store, StoreError};
 use crate::validate::Validator;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,17 +24,24 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weir_core::ids::{DiskId, Incarnation, NodeId};
 use weir_core::limits;
-use weir_core::metadata::GROUPS_PARTITION;
+use weir_core::metadata::{GROUPS_PARTITION, Image};
+use weir_core::partition::assignment::Lead;
 use weir_core::partition::view::PartitionView;
+use weir_controller::Controller;
 use weir_core::wire::message::NodeStatus;
 use weir_core::{LeaderEpoch, PartitionId, TimestampMs};
 use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
 use weir_transport::{
-    Authority, AuthorityError, BindError, ClientAuth, Clock, CloseReason, ConnectionLimit,
+    Authority, AuthorityError, BindError, ClientAuth, ClientEndpoint, ClientTls, Clock, CloseReason, ConnectionLimit,
     ListenConfig, NodeCredentials, NodeNames, ServerEndpoint, Windows,
 };
+
+/// What a controller keeps, in the data folder.
+const CONTROLLER_FILE: &str = "controller.redb";
 
 /// A running broker. Dropping it without [`Broker::shutdown`] leaves what was acknowledged safe
 /// and everything else as after a crash.
@@ -63,6 +73,10 @@ pub struct Shared {
     pub software: String,
     /// When the broker began to serve.
     pub started: Instant,
+    /// This node's part in a cluster, if it is of one.
+    pub site: Option<Arc<ClusterNode>>,
+    /// Cancelled when the broker shuts down.
+    pub stopping: CancellationToken,
     /// The log.
     pub log: Arc<Log>,
     /// The node's notes.
@@ -127,6 +141,38 @@ impl Shared {
         self.deployments.start(self);
     }
 
+    /// A partition of a topic, or that of the groups.
+    #[must_use]
+    pub fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        match id {
+            GROUPS_PARTITION => Some(self.groups.partition().clone()),
+            id => self.registry.partition_by_id(id),
+        }
+    }
+
+    /// All partitions, that of the groups among them, in no order.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        let mut all = self.registry.partitions();
+        all.push(self.groups.partition().clone());
+        all
+    }
+
+    /// Where to send what concerns a partition, if this node is not the one to ask. What another
+    /// node sent is never sent on.
+    #[must_use]
+    pub fn route(
+        &self,
+        session: &Session,
+        partition: &Partition,
+    ) -> Option<(&Arc<Peers>, NodeId)> {
+        let site = self.site.as_ref()?;
+        if session.is_forwarded() {
+            return None;
+        }
+        Some((&site.peers, site.route(partition)?))
+    }
+
     /// The wall clock.
     #[must_use]
     pub fn now(&self) -> TimestampMs {
@@ -174,6 +220,12 @@ pub enum StartError {
     /// The listener cannot be opened.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The folder and the configuration do not agree on what the node is part of.
+    #[error("{0}")]
+    Folders(String),
+    /// The controller cannot be started.
+    #[error("the controller: {0}")]
+    Controller(#[from] weir_controller::StartError),
     /// The listener's address cannot be told.
     #[error("the listener's address: {0}")]
     Address(std::io::Error),
@@ -195,9 +247,7 @@ impl Broker {
     /// [`StartError`]. What was opened is closed again.
     pub async fn start(config: BrokerConfig) -> Result<Broker, StartError> {
         let opened = Opened::open(&config)?;
-        let Opened { log, views, store, cluster, image, wall } = opened;
-        let newest_epoch = views.values().map(PartitionView::epoch).max();
-        let epoch = store.next_epoch(newest_epoch.unwrap_or(LeaderEpoch(0)))?;
+        let Opened { log, views, store, node, image, wall } = opened;
         let newest = views.values().map(|view| view.append_time).max().unwrap_or_default();
         let clock = Clock::system().with_floor(system_time(newest));
         let names = node_names(&config)?;
@@ -207,20 +257,32 @@ impl Broker {
         }
         let ca_created = credentials.authority_created;
         let warnings = credentials.warnings.clone();
+        let (cluster, site) = match &config.cluster {
+            None => (node.cluster, None),
+            Some(part) => {
+                let cluster = cluster_of(&credentials);
+                let site = ClusterNode::new(part.clone(), cluster.clone());
+                let tls = ClientTls::new(credentials.authority.trust().clone())
+                    .with_identity(credentials.identity.clone());
+                let endpoint = ClientEndpoint::new(ClientTls { clock: clock.clone(), ..tls })?;
+                site.peers.use_endpoint(endpoint.with_mtu(config.mtu));
+                (cluster, Some(Arc::new(site)))
+            }
+        };
         let listen = listen_config(&config, credentials, &clock);
         let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
-        let registry = Registry::new(store.clone(), log.clone(), image, epoch, &views);
-        let empty = PartitionView::default();
-        let groups_view = views.get(&GROUPS_PARTITION).unwrap_or(&empty);
-        let groups = Groups::new(log.clone(), epoch, groups_view);
+        let (registry, groups) = partitions(site.as_ref(), &store, &log, image, &views)?;
         let deploying = DeployThread::start().map_err(StartError::Thread)?;
-        let deployments = Arc::new(Deployments::new(&views, deploying.handle()));
+        let lanes = if site.is_some() { &Views::new() } else { &views };
+        let deployments = Arc::new(Deployments::new(lanes, deploying.handle()));
         let shared = Arc::new(Shared {
             cluster,
             software: concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned(),
             started: Instant::now(),
+            site: site.clone(),
+            stopping: CancellationToken::new(),
             log: log.clone(),
             store: store.clone(),
             registry: Arc::new(registry),
@@ -251,7 +313,11 @@ impl Broker {
             let courier = shared.courier.clone();
             async move { courier.run().await }
         });
-        tracing::info!(%address, %epoch, "serving");
+        if let Some(site) = site {
+            let controller = open_controller(&shared.config, &site, node.disk.unwrap_or_else(fresh_disk)).await?;
+            site.start(&shared, controller);
+        }
+        tracing::info!(%address, "serving");
         Ok(Broker {
             shared,
             endpoint,
@@ -290,6 +356,10 @@ impl Broker {
         self.acceptor.abort();
         self.endpoint.close(CloseReason::Shutdown, "the node is shutting down");
         // 2. Streams end with their connections.
+        self.shared.stopping.cancel();
+        if let Some(site) = &self.shared.site {
+            site.stop().await;
+        }
         self.shared.tasks.close();
         let ended = async {
             self.endpoint.wait_idle().await;
@@ -345,7 +415,7 @@ struct Opened {
     log: Arc<Log>,
     views: Views,
     store: Arc<Store>,
-    cluster: String,
+    node: NodeRow,
     image: weir_core::metadata::Image,
     wall: SystemClock,
 }
@@ -359,16 +429,86 @@ impl Opened {
         // The log first: it holds the lock against a second process.
         let (log, views) = Log::open(config.log.clone(), disk.clone(), Arc::new(wall))?;
         let kv = KvStore::open(disk, config.data_dir.join("meta.redb"))?;
-        let (store, node, image) = Store::open(kv, &fresh_cluster_id())?;
+        let (store, node, image) = Store::open(kv, &fresh_cluster_id(), fresh_disk())?;
+        check_folders(config, &image)?;
         Ok(Opened {
             log: Arc::new(log),
             views,
             store: Arc::new(store),
-            cluster: node.cluster,
+            node,
             image,
             wall,
         })
     }
+}
+
+/// Starting a folder as what it is not would drop all partitions as those of deleted topics.
+fn check_folders(config: &BrokerConfig, image: &Image) -> Result<(), StartError> {
+    let folder = config.data_dir.display();
+    let was_member = config.data_dir.join(CONTROLLER_FILE).exists();
+    match (&config.cluster, was_member) {
+        (None, true) => Err(StartError::Folders(format!(
+            "{folder} is the folder of a node of a cluster: set cluster.members as it was"
+        ))),
+        (Some(_), false) if image.topics().next().is_some() => Err(StartError::Folders(format!(
+            "{folder} has topics of a node without a cluster, which cannot become part of one: \
+             start the cluster with empty folders and copy the topics with `weir consume` and \
+             `weir produce`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Topics' partitions and that of the groups: led by this node alone, or without a role yet.
+fn partitions(
+    site: Option<&Arc<ClusterNode>>,
+    store: &Arc<Store>,
+    log: &Arc<Log>,
+    image: Image,
+    views: &Views,
+) -> Result<(Registry, Groups), StartError> {
+    let empty = PartitionView::default();
+    let of_groups = views.get(&GROUPS_PARTITION).unwrap_or(&empty);
+    if let Some(site) = site {
+        let me = Lead { node: site.me(), incarnation: Incarnation(0) };
+        let registry = Registry::of_cluster(store.clone(), log.clone(), site.clone(), views);
+        return Ok((registry, Groups::new(log.clone(), me, of_groups)));
+    }
+    let newest = views.values().map(PartitionView::epoch).max();
+    let epoch = store.next_epoch(newest.unwrap_or(LeaderEpoch(0)))?;
+    let groups = Groups::new(log.clone(), ALONE, of_groups);
+    groups.lead_alone(epoch, of_groups);
+    Ok((Registry::new(store.clone(), log.clone(), image, epoch, views), groups))
+}
+
+async fn open_controller(
+    config: &BrokerConfig,
+    site: &ClusterNode,
+    disk: DiskId,
+) -> Result<Controller, StartError> {
+    let file = config.data_dir.join(CONTROLLER_FILE);
+    let kv = tokio::task::spawn_blocking(move || KvStore::open(Arc::new(RealDisk), file)).await;
+    let kv = kv.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))??;
+    let ClusterConfig { me, members, rack, witness } = &site.config;
+    let members = members.iter().map(|(&id, member)| {
+        (id, weir_controller::Member { address: member.address.clone() })
+    });
+    let config = weir_controller::Config {
+        node: *me,
+        members: members.collect(),
+        disk,
+        rack: rack.clone(),
+        witness: *witness,
+        timing: weir_controller::Timing::default(),
+    };
+    Ok(Controller::start(config, kv, site.wire()).await?)
+}
+
+/// The id of the cluster that an authority stands for: nodes that trust the same are of one.
+fn cluster_of(credentials: &NodeCredentials) -> String {
+    let pem = credentials.authority.certificate_pem().trim();
+    let digest = ring::digest::digest(&ring::digest::SHA256, pem.as_bytes());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn accept(shared: Arc<Shared>, endpoint: Arc<ServerEndpoint>) {

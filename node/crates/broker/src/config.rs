@@ -1,5 +1,6 @@
 //! What can be set about a broker.
 
+use crate::cluster::ClusterConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub struct BrokerConfig {
     /// Where uploaded modules are compiled. In a process of its own, or a hostile module could take
     /// the node's memory and time.
     pub compiler: Compiler,
+    /// What makes the node one of a cluster; `None`: it is alone.
+    pub cluster: Option<ClusterConfig>,
     /// UDP payload to begin with, bytes; `None`: 6,000 on loopback, discovered elsewhere.
     pub mtu: Option<u16>,
 }
@@ -75,6 +78,7 @@ impl BrokerConfig {
             trickle_linger: limits::TRICKLE_LINGER,
             slow_budget_bytes: limits::SLOW_BUDGET_BYTES,
             compiler: Compiler::Here,
+            cluster: None,
             mtu: None,
         }
     }

@@ -3,6 +3,7 @@
 use crate::broker::Shared;
 use crate::deploy::state::States;
 use crate::groups::Groups;
+use crate::partition::Partition;
 use crate::registry::Registry;
 use crate::store::Store;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ use weir_log::{CutError, LogEvents};
 pub struct Driver {
     store: Arc<Store>,
     shards: u32,
+    /// Whether controllers give the epochs.
+    clustered: bool,
     registry: Arc<Registry>,
     groups: Arc<Groups>,
     lanes: Arc<States>,
@@ -31,6 +34,7 @@ impl Driver {
         Driver {
             store,
             shards: u32::from(shards),
+            clustered: shared.site.is_some(),
             registry: shared.registry.clone(),
             groups: shared.groups.clone(),
             lanes: shared.deployments.states().clone(),
@@ -42,6 +46,13 @@ impl Driver {
     #[must_use]
     pub fn fatal(&self) -> Option<&str> {
         self.fatal.get().map(String::as_str)
+    }
+
+    fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        match id {
+            GROUPS_PARTITION => Some(self.groups.partition().clone()),
+            id => self.registry.partition_by_id(id),
+        }
     }
 
     fn is_of(&self, shard: u16, partition: PartitionId) -> bool {
@@ -78,6 +89,17 @@ impl LogEvents for Driver {
     }
 
     fn recovered(&self, shard: u16, views: &HashMap<PartitionId, PartitionView>) {
+        let empty = PartitionView::default();
+        let of_groups = views.get(&GROUPS_PARTITION).unwrap_or(&empty);
+        if self.clustered {
+            // The controllers give every partition its epoch.
+            if self.is_of(shard, GROUPS_PARTITION) {
+                self.groups.partition().handle_recovered(of_groups);
+            }
+            self.registry.recover(LeaderEpoch(0), |id| self.is_of(shard, id), views);
+            tracing::info!(shard, "the shard takes appends again");
+            return;
+        }
         let newest = views.values().map(PartitionView::epoch).max();
         let epoch = match self.store.next_epoch(newest.unwrap_or(LeaderEpoch(0))) {
             Ok(epoch) => epoch,
@@ -90,8 +112,7 @@ impl LogEvents for Driver {
             }
         };
         if self.is_of(shard, GROUPS_PARTITION) {
-            let empty = PartitionView::default();
-            self.groups.recover(epoch, views.get(&GROUPS_PARTITION).unwrap_or(&empty));
+            self.groups.lead_alone(epoch, of_groups);
         }
         self.lanes.recover(|id| self.is_of(shard, id), views);
         self.registry.recover(epoch, |id| self.is_of(shard, id), views);
@@ -106,16 +127,23 @@ impl LogEvents for Driver {
         }
     }
 
-    fn view(&self, partition: PartitionId, _view: &PartitionView) {
-        tracing::error!(%partition, "the log told a view that nobody asked for");
+    fn view(&self, partition: PartitionId, view: &PartitionView) {
+        if partition == GROUPS_PARTITION {
+            self.groups.handle_view(view);
+        } else if let Some(partition) = self.registry.partition_by_id(partition) {
+            partition.handle_view(view);
+        }
     }
 
     fn cut(&self, partition: PartitionId, view: &PartitionView) {
-        let end = view.log_end;
-        tracing::error!(%partition, %end, "the log cut a partition that nobody asked it to");
+        if let Some(partition) = self.partition(partition) {
+            partition.handle_cut(view);
+        }
     }
 
     fn cut_failed(&self, partition: PartitionId, error: &CutError) {
-        tracing::error!(%partition, %error, "the log was to cut a partition, and nobody asked");
+        if let Some(partition) = self.partition(partition) {
+            partition.handle_cut_failed(error);
+        }
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use weir_core::entry::{StateChange, encode_state};
 use weir_core::limits;
 use weir_core::metadata::GROUPS_PARTITION;
+use weir_core::partition::assignment::Lead;
 use weir_core::partition::view::PartitionView;
 use weir_core::topic::TopicConfig;
 use weir_core::wire::message::{GroupInfo, GroupPosition};
@@ -45,12 +46,13 @@ struct State {
 }
 
 impl Groups {
-    /// Starts from what the log holds.
+    /// Starts from what the log holds. `me` is as whom this node holds partitions; they have no role
+    /// yet.
     #[must_use]
-    pub fn new(log: Arc<Log>, epoch: LeaderEpoch, view: &PartitionView) -> Groups {
+    pub fn new(log: Arc<Log>, me: Lead, view: &PartitionView) -> Groups {
         let place = (TopicId(0), Arc::from("__groups"), PartitionIndex(0));
         let config = TopicConfig::default();
-        let partition = Partition::new(GROUPS_PARTITION, place, &config, epoch, view);
+        let partition = Partition::new(GROUPS_PARTITION, place, &config, me, (&log, view));
         let groups = Groups { partition: Arc::new(partition), log, state: Arc::default() };
         groups.lock().replace(view);
         groups
@@ -68,10 +70,17 @@ impl Groups {
         &self.partition
     }
 
-    /// Goes on after the log was reopened.
-    pub fn recover(&self, epoch: LeaderEpoch, view: &PartitionView) {
+    /// Leads alone, over what the log holds.
+    pub fn lead_alone(&self, epoch: LeaderEpoch, view: &PartitionView) {
         self.lock().replace(view);
-        self.partition.handle_recovered(epoch, view);
+        self.partition.lead_alone(epoch, view);
+    }
+
+    /// What the log says, before this node leads. Nothing was appended here since: the log answers
+    /// only where all of it is durable, and only a leader appends.
+    pub fn handle_view(&self, view: &PartitionView) {
+        self.lock().replace(view);
+        self.partition.handle_view(view);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -173,7 +182,7 @@ impl Groups {
             // Whoever asked may have gone; the positions are stored all the same.
             drop(sender.send(result));
         }));
-        self.partition.append(&self.log, now, payload, |_| Parked::Own(reply));
+        self.partition.append(now, payload, |_| Parked::Own(reply));
         committed.await.unwrap_or_else(|_| {
             Err(WireError::unknown(ErrorCode::ShuttingDown, "the node is shutting down"))
         })

@@ -7,6 +7,7 @@
 
 pub mod ack;
 mod broker;
+pub mod cluster;
 mod config;
 mod deploy;
 pub mod driver;

@@ -29,6 +29,9 @@ use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{LeaderEpoch, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use weir_log::{AppendRequest, Log};
 
+use roles::Released;
+pub use roles::{ALONE, Followed, Pushing, Taken};
+
 /// A partition: led here, followed here, or known to be elsewhere.
 #[derive(Debug)]
 pub struct Partition {
@@ -55,15 +58,20 @@ pub struct Partition {
     reports: watch::Sender<Option<Report>>,
     /// Raised whenever role, leader or epoch may have changed.
     turns: watch::Sender<u64>,
+    /// Replies that were released and not given yet, in log order.
+    outbox: Mutex<Vec<Released>>,
+    /// Held by whoever empties the outbox.
+    delivering: Mutex<()>,
 }
 
-pub use roles::{Followed, Pushing, Taken};
 
 #[derive(Debug)]
 struct Inner {
     replica: Replica<Parked>,
     settings: Settings,
     deleted: bool,
+    /// The log could not be cut as a leader asked.
+    cut_failed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +179,7 @@ impl Partition {
             replica: Replica::new(me, Held::open(view, Offset::ZERO)),
             settings: Settings::from(config),
             deleted: false,
+            cut_failed: false,
         };
         Partition {
             id,
@@ -186,6 +195,8 @@ impl Partition {
             durable: watch::Sender::new(view.log_end),
             reports: watch::Sender::new(None),
             turns: watch::Sender::new(0),
+            outbox: Mutex::default(),
+            delivering: Mutex::default(),
         }
     }
 
@@ -217,12 +228,6 @@ impl Partition {
             _ => (inner.replica.assignment().map_or(LeaderEpoch(0), |a| a.leader_epoch), false),
         };
         LeaderFigures { epoch, online, log_start, high_watermark, log_end }
-    }
-
-    /// Takes over changed settings of the topic.
-    pub fn set_config(&self, config: &TopicConfig) {
-        self.inner().settings = Settings::from(config);
-        self.gate.set(config);
     }
 
     /// Whether [`Partition::append`] would write this now, and not refuse it or answer that it is
@@ -317,8 +322,7 @@ impl Inner {
     ) -> Result<Place, WireError> {
         self.check(&payload)?;
         let count = payload.count;
-        let elsewhere = self.elsewhere();
-        let leader = self.replica.leader().ok_or(elsewhere)?;
+        let Some(leader) = self.replica.leader() else { return Err(self.elsewhere()) };
         let decided = leader.decide_append(now, payload.producer.as_ref());
         let (base_offset, epoch, append_time) = match decided.map_err(append_error)? {
             Append::Write { base_offset, epoch, append_time } => (base_offset, epoch, append_time),
@@ -355,13 +359,35 @@ impl Inner {
             hold: payload.hold,
         })
         .map_err(log_error)?;
-        self.leader.handle_appended(append_time, count, payload.producer.as_ref());
+        leader.handle_appended(append_time, count, payload.producer.as_ref());
+        let alone = leader.insync().committed().len() == 1;
         let reached = match self.settings.durability {
             Durability::Relaxed if payload.fence.is_none() => Reached::LeaderMemory,
-            Durability::Relaxed | Durability::Durable => Reached::LeaderDisk,
+            Durability::Relaxed | Durability::Durable if alone => Reached::LeaderDisk,
+            Durability::Relaxed | Durability::Durable => Reached::AllInSyncDisks,
         };
         let end_offset = base_offset.plus(count);
         Ok(Place { base_offset, end_offset, append_time, reached, duplicate: false })
+    }
+
+    /// Why appends are not taken here.
+    fn elsewhere(&self) -> WireError {
+        let leader = self.replica.assignment().and_then(|known| known.leader);
+        let (code, message) = match (self.replica.role(), leader) {
+            (Role::Failed(_) | Role::Waiting(_), _) => {
+                (ErrorCode::Offline, "the partition is offline".to_owned())
+            }
+            (Role::Halted(_, halt), _) => (ErrorCode::Offline, halt.to_string()),
+            (_, Some(leader)) => {
+                (ErrorCode::NotLeader, format!("node {} leads the partition", leader.node))
+            }
+            (_, None) => {
+                let message = "no node leads the partition: none of those that hold all of it is \
+                               there";
+                (ErrorCode::Offline, message.to_owned())
+            }
+        };
+        WireError::new(code, message)
     }
 
     fn check(&self, payload: &Payload) -> Result<(), WireError> {
@@ -380,9 +406,8 @@ impl Inner {
 
 fn append_error(error: leader::AppendError) -> WireError {
     let code = match &error {
-        leader::AppendError::Offline | leader::AppendError::NotEnoughInSync { .. } => {
-            ErrorCode::Offline
-        }
+        leader::AppendError::Offline => ErrorCode::Offline,
+        leader::AppendError::NotEnoughInSync { .. } => ErrorCode::NotEnoughInSync,
         leader::AppendError::Exhausted => ErrorCode::LimitReached,
         leader::AppendError::Sequence(sequence) => match sequence {
             SequenceError::Gap { .. } => ErrorCode::SequenceGap,

@@ -7,6 +7,7 @@
 
 use crate::ack::{AckQueue, Parked, refusal};
 use crate::broker::Shared;
+use crate::cluster::forward::Upstream;
 use crate::gate::{self, Waiting};
 use crate::pace::StreamPace;
 use crate::partition::{Partition, Payload};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::OwnedSemaphorePermit;
 use weir_core::access::Role;
+use weir_core::ids::NodeId;
 use weir_core::limits;
 use weir_core::partition::producers::ProducerBatch;
 use weir_core::record::RecordBatch;
@@ -33,6 +35,7 @@ pub async fn serve(session: Session, mut writer: FrameWriter, reader: FrameReade
         session: session.clone(),
         queue: queue.clone(),
         partitions: HashMap::new(),
+        upstreams: HashMap::new(),
         pace: StreamPace::default(),
         reader,
     };
@@ -85,7 +88,7 @@ pub fn append(
     queue: Arc<AckQueue>,
     correlation: u64,
 ) {
-    partition.append(&shared.log, shared.now(), payload, |place| {
+    partition.append(shared.now(), payload, |place| {
         let appended = Appended {
             base_offset: place.base_offset,
             append_time: place.append_time,
@@ -106,6 +109,8 @@ struct ProduceStream {
     queue: Arc<AckQueue>,
     /// Partitions that this client may append to, as looked up before.
     partitions: HashMap<(TopicId, PartitionIndex), Arc<Partition>>,
+    /// Ways to other leaders.
+    upstreams: HashMap<NodeId, Upstream>,
     pace: StreamPace,
     reader: FrameReader,
 }
@@ -130,11 +135,39 @@ impl ProduceStream {
             };
             body.advance(ProduceHeader::BYTES);
             let permit = self.buy(body.len()).await;
-            let checked = self.check(&produce, body.freeze()).await;
+            let body = body.freeze();
+            let permit = match self.upstream(&produce) {
+                None => permit,
+                Some(upstream) => {
+                    self.queue.expect();
+                    if !upstream.send(produce, body, permit).await {
+                        let message = "the way to the leader was lost; try again";
+                        let error = WireError::new(ErrorCode::NotLeader, message);
+                        answer(&self.queue, produce.correlation, error);
+                    }
+                    continue;
+                }
+            };
+            let checked = self.check(&produce, body).await;
             self.queue.expect();
             self.append(produce, checked, permit);
         }
         Ok(())
+    }
+
+    /// The way to the leader, if that is another node.
+    fn upstream(&mut self, header: &ProduceHeader) -> Option<&Upstream> {
+        self.session.shared.site.as_ref()?;
+        // What is wrong with it is told where it would be appended.
+        let partition = self.partition(header.topic, header.partition).ok()?;
+        let (peers, leader) = self.session.shared.route(&self.session, &partition)?;
+        let way = self.upstreams.entry(leader).or_insert_with(|| {
+            Upstream::open(peers.clone(), leader, self.queue.clone())
+        });
+        if way.is_lost() {
+            *way = Upstream::open(peers.clone(), leader, self.queue.clone());
+        }
+        Some(way)
     }
 
     /// Waits until the node has room for a batch of this size.

@@ -1,18 +1,30 @@
 //! The topics and partitions of the node, and what happens to them.
 
-use crate::partition::Partition;
+use crate::cluster::ClusterNode;
+use crate::partition::{ALONE, Partition};
 use crate::store::{Store, StoreError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use weir_core::controller::{Command, Done};
 use weir_core::deploy::{DeployError, Deployment};
-use weir_core::metadata::{Ask, Change, CheckError, DeployAsk, Image, MetadataError, Topic};
+use weir_core::ids::{Incarnation, NodeId};
+use weir_core::metadata::{
+    Ask, Change, CheckError, DeployAsk, GROUPS_PARTITION, Image, MetadataError, Topic,
+};
 use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleError};
+use weir_core::partition::assignment::Lead;
 use weir_core::partition::view::PartitionView;
 use weir_core::topic::TopicConfig;
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{LeaderEpoch, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use weir_log::{Log, Retention};
+
+/// How long a change that the controllers decided may take until this node has heard of it.
+const ADOPTION_PATIENCE: Duration = Duration::from_secs(2);
 
 /// All topics and partitions.
 ///
@@ -21,6 +33,10 @@ use weir_log::{Log, Retention};
 pub struct Registry {
     store: Arc<Store>,
     log: Arc<Log>,
+    /// Who decides changes, where it is not this node alone.
+    cluster: Option<Arc<ClusterNode>>,
+    /// Moves when the controllers' word was adopted.
+    adopted: watch::Sender<()>,
     /// Serialises changes: held across the metadata write, which readers need not wait for.
     changing: tokio::sync::Mutex<()>,
     state: RwLock<State>,
@@ -29,9 +45,20 @@ pub struct Registry {
 #[derive(Debug)]
 struct State {
     image: Image,
-    epoch: LeaderEpoch,
+    standing: Standing,
+    /// What the log held at the start of partitions that are not known yet.
+    views: HashMap<PartitionId, PartitionView>,
     by_id: HashMap<PartitionId, Arc<Partition>>,
     by_index: HashMap<(TopicId, PartitionIndex), Arc<Partition>>,
+}
+
+/// What this node is to its partitions.
+#[derive(Clone, Copy, Debug)]
+enum Standing {
+    /// It leads them all, new ones in this epoch.
+    Alone(LeaderEpoch),
+    /// The controllers say, of this life of it.
+    Member(Lead),
 }
 
 impl Registry {
@@ -45,17 +72,51 @@ impl Registry {
         epoch: LeaderEpoch,
         views: &HashMap<PartitionId, PartitionView>,
     ) -> Registry {
-        let mut state = State { image, epoch, by_id: HashMap::new(), by_index: HashMap::new() };
+        let mut state = State::new(image, Standing::Alone(epoch), views.clone());
         let topics: Vec<Topic> = state.image.topics().cloned().collect();
         for topic in &topics {
-            state.lead(topic, views);
+            state.hold(&log, topic);
         }
-        Registry { store, log, changing: tokio::sync::Mutex::new(()), state: RwLock::new(state) }
+        Registry::with(store, log, None, state)
+    }
+
+    /// Knows of nothing until the controllers have spoken; then of what they say. `views` is what
+    /// the log holds.
+    #[must_use]
+    pub fn of_cluster(
+        store: Arc<Store>,
+        log: Arc<Log>,
+        cluster: Arc<ClusterNode>,
+        views: &HashMap<PartitionId, PartitionView>,
+    ) -> Registry {
+        let me = Lead { node: cluster.me(), incarnation: Incarnation(0) };
+        let state = State::new(Image::default(), Standing::Member(me), views.clone());
+        Registry::with(store, log, Some(cluster), state)
+    }
+
+    fn with(
+        store: Arc<Store>,
+        log: Arc<Log>,
+        cluster: Option<Arc<ClusterNode>>,
+        state: State,
+    ) -> Registry {
+        Registry {
+            store,
+            log,
+            cluster,
+            adopted: watch::Sender::new(()),
+            changing: tokio::sync::Mutex::new(()),
+            state: RwLock::new(state),
+        }
     }
 
     /// Tells the log each topic's retention, and to drop what no topic has. To be called once the
     /// log is started.
     pub fn settle_log(&self, views: &HashMap<PartitionId, PartitionView>) {
+        if self.cluster.is_some() {
+            // The controllers say what there is, and only of what is led here is anything trimmed.
+            return;
+        }
         let state = self.read();
         for topic in state.image.topics() {
             for &partition in &topic.partitions {
@@ -63,7 +124,7 @@ impl Registry {
             }
         }
         let orphan = |id: &&PartitionId| {
-            **id != weir_core::metadata::GROUPS_PARTITION && !state.by_id.contains_key(*id)
+            **id != GROUPS_PARTITION && !state.by_id.contains_key(*id)
         };
         for &id in views.keys().filter(orphan) {
             tracing::info!(partition = %id, "dropping a partition whose topic was deleted");
@@ -213,6 +274,18 @@ impl Registry {
 
     /// Decides a change, makes it durable and applies it.
     async fn decide(&self, now: TimestampMs, ask: Ask) -> Result<Change, WireError> {
+        if let Some(cluster) = &self.cluster {
+            return match cluster.submit(Command::Metadata { now, ask }).await? {
+                Done::Metadata(change) => {
+                    self.wait_for(&change).await;
+                    Ok(change)
+                }
+                _ => {
+                    let message = "the controller answered another question";
+                    Err(WireError::new(ErrorCode::Internal, message))
+                }
+            };
+        }
         let _one_at_a_time = self.changing.lock().await;
         let (change, after) = {
             let state = self.read();
@@ -249,13 +322,10 @@ impl Registry {
             let gone = gone.and_then(|name| state.image.topic(name).cloned());
             state.image.apply(change);
             for topic in led {
-                state.lead(topic, &HashMap::new());
+                state.hold(&self.log, topic);
             }
             for id in gone.iter().flat_map(|topic| &topic.partitions) {
-                if let Some(partition) = state.by_id.remove(id) {
-                    state.by_index.remove(&(partition.topic, partition.index));
-                    removed.push(partition);
-                }
+                removed.extend(state.remove(*id));
             }
         }
         for topic in led {
@@ -263,11 +333,93 @@ impl Registry {
                 self.log.set_retention(partition, retention(&topic.config));
             }
         }
+        self.delete(removed);
+    }
+
+    fn delete(&self, removed: Vec<Arc<Partition>>) {
         for partition in removed {
             partition.handle_deleted();
             if let Err(error) = self.log.delete_partition(partition.id) {
                 tracing::warn!(partition = %partition.id, %error,
                     "the deleted topic's bytes stay on disk until the next start");
+            }
+        }
+    }
+
+    /// Knows what the controllers say, in this life of the node.
+    pub fn adopt(&self, image: &Image, life: Incarnation) {
+        let mut orphans = Vec::new();
+        let removed: Vec<Arc<Partition>> = {
+            let mut guard = self.write();
+            let state = &mut *guard;
+            if let Standing::Member(me) = &mut state.standing {
+                me.incarnation = life;
+            }
+            if state.image == *image && state.views.is_empty() {
+                return;
+            }
+            state.image = image.clone();
+            for topic in image.topics() {
+                state.hold(&self.log, topic);
+            }
+            let named: HashSet<PartitionId> =
+                image.topics().flat_map(|topic| topic.partitions.iter().copied()).collect();
+            let gone: Vec<_> =
+                state.by_id.keys().filter(|id| !named.contains(id)).copied().collect();
+            // An image may be older than the log; ids that it has not given out are of a newer one.
+            let (_, next) = image.counters();
+            let given = |id: &PartitionId| id.0 < next && *id != GROUPS_PARTITION;
+            orphans.extend(state.views.keys().filter(|id| given(id)).copied());
+            for orphan in &orphans {
+                state.views.remove(orphan);
+            }
+            gone.into_iter().filter_map(|id| state.remove(id)).collect()
+        };
+        self.delete(removed);
+        for id in orphans {
+            tracing::info!(partition = %id, "dropping a partition whose topic was deleted");
+            if let Err(error) = self.log.delete_partition(id) {
+                tracing::warn!(partition = %id, %error, "the partition stays until the next start");
+            }
+        }
+        self.adopted.send_replace(());
+    }
+
+    /// Until this node has heard of a change, or for a while.
+    async fn wait_for(&self, change: &Change) {
+        let mut adopted = self.adopted.subscribe();
+        let heard = async {
+            loop {
+                adopted.borrow_and_update();
+                let known = match change {
+                    Change::Put(topic) => self.topic(&topic.name).is_some_and(|t| t == *topic),
+                    Change::Removed { name } => self.topic(name).is_none(),
+                    Change::PutModule(module) => self.module(&module.id).is_some(),
+                    Change::RemovedModule(id) => self.module(id).is_none(),
+                    Change::PutDeployment { deployment, .. } => {
+                        self.deployment(&deployment.name).is_some_and(|d| d == **deployment)
+                    }
+                    Change::RemovedDeployment { name, .. } => self.deployment(name).is_none(),
+                };
+                if known || adopted.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Others may have changed it again meanwhile: then it is never seen as it was.
+        let _ = timeout(ADOPTION_PATIENCE, heard).await;
+    }
+
+    /// Has the log keep what each topic asks for where this node leads. Elsewhere the leader says
+    /// where the log begins.
+    pub fn settle_retention(&self, me: NodeId) {
+        let state = self.read();
+        for topic in state.image.topics() {
+            for id in &topic.partitions {
+                let Some(partition) = state.by_id.get(id) else { continue };
+                let led = partition.leader().is_some_and(|leader| leader.node == me);
+                let keep = if led { retention(&topic.config) } else { Retention::default() };
+                self.log.set_retention(*id, keep);
             }
         }
     }
@@ -282,19 +434,47 @@ impl Registry {
         let empty = PartitionView::default();
         let partitions: Vec<_> = {
             let mut state = self.write();
-            state.epoch = state.epoch.max(epoch);
+            if let Standing::Alone(newest) = &mut state.standing {
+                *newest = (*newest).max(epoch);
+            }
             state.by_id.values().filter(|p| concerned(p.id)).cloned().collect()
         };
         for partition in partitions {
-            partition.handle_recovered(epoch, views.get(&partition.id).unwrap_or(&empty));
+            let view = views.get(&partition.id).unwrap_or(&empty);
+            match self.cluster {
+                None => partition.lead_alone(epoch, view),
+                Some(_) => partition.handle_recovered(view),
+            }
         }
     }
 }
 
 impl State {
-    /// Leads the partitions of `topic` that are not led yet; passes its settings to the others.
-    fn lead(&mut self, topic: &Topic, views: &HashMap<PartitionId, PartitionView>) {
-        let empty = PartitionView::default();
+    fn new(
+        image: Image,
+        standing: Standing,
+        views: HashMap<PartitionId, PartitionView>,
+    ) -> State {
+        State { image, standing, views, by_id: HashMap::new(), by_index: HashMap::new() }
+    }
+
+    /// As whom this node holds partitions.
+    fn me(&self) -> Lead {
+        match self.standing {
+            Standing::Alone(_) => ALONE,
+            Standing::Member(me) => Lead { incarnation: Incarnation(0), ..me },
+        }
+    }
+
+    fn remove(&mut self, id: PartitionId) -> Option<Arc<Partition>> {
+        let partition = self.by_id.remove(&id)?;
+        self.by_index.remove(&(partition.topic, partition.index));
+        Some(partition)
+    }
+
+    /// Makes the partitions of `topic` that are not there yet, and leads them if nobody else says
+    /// who does; passes its settings to the others.
+    fn hold(&mut self, log: &Arc<Log>, topic: &Topic) {
         let name: Arc<str> = Arc::from(topic.name.as_str());
         for (index, &id) in topic.partitions.iter().enumerate() {
             let index = PartitionIndex(index as u32);
@@ -302,9 +482,14 @@ impl State {
                 known.set_config(&topic.config);
                 continue;
             }
-            let view = views.get(&id).unwrap_or(&empty);
+            let view = self.views.remove(&id).unwrap_or_default();
             let place = (topic.id, name.clone(), index);
-            let partition = Arc::new(Partition::new(id, place, &topic.config, self.epoch, view));
+            let partition = Partition::new(id, place, &topic.config, self.me(), (log, &view));
+            match self.standing {
+                Standing::Alone(epoch) => partition.lead_alone(epoch, &view),
+                Standing::Member(me) => partition.handle_registered(me.incarnation),
+            }
+            let partition = Arc::new(partition);
             self.by_index.insert((topic.id, index), partition.clone());
             self.by_id.insert(id, partition);
         }
@@ -320,7 +505,9 @@ fn retention(config: &TopicConfig) -> Retention {
     }
 }
 
-fn metadata_error(error: MetadataError) -> WireError {
+/// A refused change of metadata, as a client is told.
+#[must_use]
+pub fn metadata_error(error: MetadataError) -> WireError {
     let code = match &error {
         MetadataError::Exists(_) => ErrorCode::TopicExists,
         MetadataError::Unknown(_) => ErrorCode::UnknownTopic,

@@ -1,5 +1,6 @@
 //! Control requests: one question and one answer, on a stream of their own.
 
+use crate::cluster::{self, forward};
 use crate::deploy;
 use crate::modules::files::{FilesError, ModuleFiles};
 use crate::modules::{check, files_error};
@@ -8,11 +9,14 @@ use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
 use crate::subscribe::resolve;
 use weir_core::access::Role;
+use weir_core::cluster::ClusterAsk;
+use weir_core::controller::Command;
 use weir_core::deploy::is_internal;
 use weir_core::limits;
 use weir_core::metadata::{Ask, Topic};
 use weir_core::module::name::ModuleRef;
 use weir_core::topic::check_name;
+use weir_core::wire::cluster::ClusterChangeAsk;
 use weir_core::wire::message::{
     GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
@@ -49,6 +53,9 @@ pub async fn serve(session: &Session, mut writer: FrameWriter, body: &[u8]) {
 }
 
 async fn answer(session: &Session, request: Request) -> Result<Response, WireError> {
+    if let Some(answer) = elsewhere(session, &request).await {
+        return answer;
+    }
     match request {
         Request::Topics { names } => topics(session, names),
         Request::CreateTopic { name, config } => {
@@ -107,6 +114,8 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
             let all = status::of_node(&session.shared);
             Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
         }
+        Request::Cluster {} => cluster::cluster_status(session).await,
+        Request::ChangeCluster { ask } => change_cluster(session, ask).await,
         Request::ConfirmTime {} => {
             session.authorize(Role::Admin, None)?;
             session.shared.log.confirm_time();
@@ -114,6 +123,70 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
             Ok(Response::Done {})
         }
     }
+}
+
+/// What another node of the cluster has to answer, it is asked here, once the client's rights are
+/// known.
+async fn elsewhere(
+    session: &Session,
+    request: &Request,
+) -> Option<Result<Response, WireError>> {
+    let shared = &session.shared;
+    shared.site.as_ref().filter(|_| !session.is_forwarded())?;
+    let refused = match request {
+        Request::CommitPositions { positions, .. } => {
+            check_positions(session, positions).err()
+        }
+        Request::FetchPositions { .. } | Request::ListGroups {} => {
+            session.authorize(Role::Consume, None).err()
+        }
+        Request::DeleteGroup { .. } | Request::TrimPartition { .. } => {
+            session.authorize(Role::Admin, None).err()
+        }
+        Request::BeginUpload { .. }
+        | Request::Upload { .. }
+        | Request::PushModule { .. }
+        | Request::CreateDeployment { .. } => {
+            let message = "modules run on nodes without a cluster only, in this version";
+            Some(WireError::new(ErrorCode::Unsupported, message))
+        }
+        _ => return None,
+    };
+    if let Some(error) = refused {
+        return Some(Err(error));
+    }
+    let partition = match request {
+        Request::TrimPartition { topic, partition, .. } => {
+            let topic = shared.registry.topic(topic)?;
+            shared.registry.partition(topic.id, *partition)?
+        }
+        _ => shared.groups.partition().clone(),
+    };
+    let (peers, leader) = shared.route(session, &partition)?;
+    let answered = forward::request(peers, leader, request).await;
+    // Of positions in topics that it may not consume from, a client learns nothing.
+    Some(answered.map(|response| match response {
+        Response::Positions { mut positions } => {
+            positions.retain(|position| may_consume(session, position.topic));
+            Response::Positions { positions }
+        }
+        other => other,
+    }))
+}
+
+async fn change_cluster(session: &Session, ask: ClusterChangeAsk) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let site = session.shared.site.as_ref().ok_or_else(cluster::no_cluster)?;
+    let registry = &session.shared.registry;
+    let ClusterChangeAsk::Reassign { topic, partition, nodes } = ask;
+    let known = registry.topic(&topic).ok_or_else(|| unknown_topic(&topic))?;
+    let found = registry.partition(known.id, partition).ok_or_else(|| {
+        WireError::new(ErrorCode::UnknownPartition, format!("`{topic}` has no partition {partition}"))
+    })?;
+    let ask = ClusterAsk::Reassign { partition: found.id, target: nodes };
+    site.submit(Command::Cluster(ask)).await?;
+    tracing::info!(topic, %partition, peer = %session.connection.peer(), "copies are moved");
+    Ok(Response::Done {})
 }
 
 fn info(topic: Topic) -> TopicInfo {
@@ -239,6 +312,9 @@ fn trim(
 
 async fn init_producer(session: &Session) -> Result<Response, WireError> {
     session.authorize(Role::Produce, None)?;
+    if let Some(site) = &session.shared.site {
+        return site.next_producer().await.map(|id| Response::Producer { id });
+    }
     let store = session.shared.store.clone();
     match tokio::task::spawn_blocking(move || store.next_producer()).await {
         Ok(Ok(id)) => Ok(Response::Producer { id }),
@@ -260,6 +336,15 @@ async fn offsets(
             WireError::new(ErrorCode::UnknownPartition, message)
         })?;
         session.authorize(Role::Consume, Some(&partition.topic_name))?;
+        if let Some((peers, leader)) = session.shared.route(session, &partition) {
+            let ask = Request::Offsets { topic, positions: vec![(index, start)] };
+            match forward::request(peers, leader, &ask).await? {
+                Response::Offsets { offsets: mut found } => offsets.append(&mut found),
+                _ => return Err(protocol("the leader answered another question")),
+            }
+            continue;
+        }
+        partition.settled().await?;
         let offset = resolve(&session.shared.log, &partition, start).await?;
         let progress = partition.progress_now();
         offsets.push(ResolvedOffset {
@@ -278,9 +363,15 @@ async fn commit_positions(
     positions: Vec<GroupPosition>,
 ) -> Result<Response, WireError> {
     check_group(group)?;
+    check_positions(session, &positions)?;
+    session.shared.groups.commit(session.shared.now(), group, &positions).await?;
+    Ok(Response::Done {})
+}
+
+fn check_positions(session: &Session, positions: &[GroupPosition]) -> Result<(), WireError> {
     bounded(positions.len())?;
     session.authorize(Role::Consume, None)?;
-    for position in &positions {
+    for position in positions {
         let partition =
             session.shared.registry.partition(position.topic, position.partition).ok_or_else(
                 || {
@@ -295,8 +386,7 @@ async fn commit_positions(
             return Err(WireError::new(ErrorCode::InvalidArgument, message));
         }
     }
-    session.shared.groups.commit(session.shared.now(), group, &positions).await?;
-    Ok(Response::Done {})
+    Ok(())
 }
 
 async fn delete_group(

@@ -1,7 +1,7 @@
 //! One client's connection: hello, then a task per stream.
 
 use crate::broker::Shared;
-use crate::{produce, requests, subscribe};
+use crate::{cluster, produce, requests, subscribe};
 use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use std::sync::atomic::Ordering;
 use tokio::time::timeout;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
+use weir_core::ids::NodeId;
 use weir_core::limits;
 use weir_core::wire::message::{Hello, HelloReply};
 use weir_core::wire::{self, ErrorCode, FrameKind, WireError};
 use weir_transport::{
-    CloseReason, Connection, FrameError, FrameReader, FrameWriter, Incoming, control,
+    CloseReason, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerKind, control,
 };
 
 /// What every stream of a connection shares.
@@ -23,6 +24,8 @@ pub struct Session {
     pub shared: Arc<Shared>,
     /// The connection.
     pub connection: Connection,
+    /// Which other node of the cluster is at the other end.
+    node: Option<NodeId>,
 }
 
 impl Session {
@@ -32,11 +35,36 @@ impl Session {
         self.connection.peer().principal.as_deref()
     }
 
+    /// Which other node of the cluster is at the other end.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Unauthorized`] if it is none.
+    pub fn member(&self) -> Result<NodeId, WireError> {
+        self.node.ok_or_else(|| {
+            let peer = self.connection.peer();
+            let message = format!(
+                "{peer} is no node of this cluster: cluster.members lists them by the names in \
+                 their certificates"
+            );
+            WireError::new(ErrorCode::Unauthorized, message)
+        })
+    }
+
+    /// Whether what comes from here was a client's at another node, which checked its rights and
+    /// holds this one for the leader. It is never sent on.
+    #[must_use]
+    pub fn is_forwarded(&self) -> bool {
+        self.node.is_some()
+    }
+
     /// Checks that the client may act as `role` on `topic` (or on no topic).
     ///
     /// # Errors
     /// [`ErrorCode::Unauthorized`], saying who lacks what.
     pub fn authorize(&self, role: Role, topic: Option<&str>) -> Result<(), WireError> {
+        if self.is_forwarded() {
+            return Ok(());
+        }
         if let Some(topic) = topic.filter(|topic| is_internal(topic)) {
             let message = format!("`{topic}` is the node's own topic: clients cannot use it");
             return Err(WireError::new(ErrorCode::Unauthorized, message));
@@ -70,9 +98,16 @@ pub async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     shared.counts.connections.fetch_add(1, Ordering::Relaxed);
-    let session = Session { shared: shared.clone(), connection };
+    let node = node_at(&shared, &connection);
+    let session = Session { shared: shared.clone(), connection, node };
     session.run().await;
     shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn node_at(shared: &Shared, connection: &Connection) -> Option<NodeId> {
+    let peer = connection.peer();
+    let name = peer.principal.as_deref().filter(|_| peer.kind == PeerKind::Node)?;
+    shared.site.as_ref()?.peers.by_name(name)
 }
 
 impl Session {
@@ -147,7 +182,13 @@ impl Session {
 
     async fn stream(self, mut writer: FrameWriter, mut reader: FrameReader) {
         // A stream opens with a small control message, whole within bounded time.
-        let first = timeout(limits::REQUEST_READ_TIMEOUT, reader.next(limits::CONTROL_BYTES_MAX));
+        // A question between controllers may be larger.
+        let most = if self.is_forwarded() {
+            limits::FRAME_BYTES_MAX
+        } else {
+            limits::CONTROL_BYTES_MAX
+        };
+        let first = timeout(limits::REQUEST_READ_TIMEOUT, reader.next(most));
         let frame = match first.await {
             Ok(Ok(Some(frame))) => frame,
             Ok(Ok(None)) => return,
@@ -161,11 +202,34 @@ impl Session {
             Some(FrameKind::Request) => requests::serve(&self, writer, &frame.body).await,
             Some(FrameKind::ProduceOpen) => produce::serve(self, writer, reader).await,
             Some(FrameKind::Subscribe) => subscribe::serve(self, writer, reader, &frame.body).await,
+            Some(FrameKind::Follow) => {
+                cluster::leader::serve(self, writer, reader, &frame.body).await;
+            }
+            Some(FrameKind::Controller) => self.controller(writer, frame.body).await,
             _ => {
                 let kind = frame.kind;
                 refuse(&mut writer, &protocol(&format!("frame kind {kind} opens no stream"))).await;
             }
         }
+    }
+
+    /// Answers another node's controller.
+    async fn controller(&self, mut writer: FrameWriter, request: Bytes) {
+        let from = match self.member() {
+            Ok(from) => from,
+            Err(error) => return refuse(&mut writer, &error).await,
+        };
+        let Some(site) = &self.shared.site else { return };
+        let Some(answer) = site.handle(from, request).await else {
+            let error = WireError::new(ErrorCode::Offline, "the controller is starting");
+            return refuse(&mut writer, &error).await;
+        };
+        let sent = async {
+            writer.write(FrameKind::ControllerAnswer as u8, 0, &[answer]).await?;
+            writer.finish().await
+        };
+        // Fails only if the other node is gone, or takes it for dead.
+        let _ = timeout(limits::REQUEST_READ_TIMEOUT, sent).await;
     }
 
     /// A stream failed below the level of messages. What is not a frame costs the connection.

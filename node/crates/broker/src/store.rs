@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::sync::Mutex;
 use weir_core::deploy::Deployment;
+use weir_core::ids::DiskId;
 use weir_core::metadata::{Change, Image, Topic};
 use weir_core::module::Module;
 use weir_core::{LeaderEpoch, ProducerId};
@@ -37,8 +38,12 @@ struct Counters {
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRow {
-    /// The cluster it belongs to: made at the first start, stable for the life of its data.
+    /// The cluster it belongs to: made at the first start, stable for the life of its data. Of a node
+    /// without others: that of several is told by their common authority.
     pub cluster: String,
+    /// The folder's own number, by which controllers know it from another that a node comes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskId>,
 }
 
 /// What must never be given out twice.
@@ -73,15 +78,20 @@ pub enum StoreError {
 
 impl Store {
     /// Reads the notes; makes the node's identity at a first start, with `fresh_cluster` as the
-    /// cluster's id.
+    /// cluster's id and `fresh_disk` as the folder's number.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(kv: KvStore, fresh_cluster: &str) -> Result<(Store, NodeRow, Image), StoreError> {
+    pub fn open(
+        kv: KvStore,
+        fresh_cluster: &str,
+        fresh_disk: DiskId,
+    ) -> Result<(Store, NodeRow, Image), StoreError> {
         let node = match read_row::<NodeRow>(&kv, "node")? {
-            Some(node) => node,
-            None => {
-                let node = NodeRow { cluster: fresh_cluster.to_owned() };
+            Some(node) if node.disk.is_some() => node,
+            known => {
+                let cluster = known.map_or_else(|| fresh_cluster.to_owned(), |node| node.cluster);
+                let node = NodeRow { cluster, disk: Some(fresh_disk) };
                 kv.put(b"node", &encode(&node))?;
                 node
             }

@@ -16,6 +16,7 @@
 //! A filter stands between reading and framing. What it keeps of a chunk is a frame like any other,
 //! made again the same way where it was parked: a filter decides by the record alone.
 
+use crate::cluster::forward;
 use crate::modules::Filter;
 use crate::partition::{Partition, Progress};
 use crate::session::{Session, decode, encode, protocol, refuse};
@@ -27,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 use weir_core::Offset;
 use weir_core::access::Role;
+use weir_core::ids::NodeId;
 use weir_core::limits;
 use weir_core::module::ModuleKind;
 use weir_core::wire::frame::DataHeader;
@@ -63,7 +65,18 @@ pub async fn serve(
     }
     match open(&session, body).await {
         Err(error) => refuse(&mut writer, &error).await,
-        Ok(mut subscription) => {
+        Ok(Opened::Elsewhere(leader, ask)) => {
+            let Some(site) = &shared.site else { return };
+            let passed = tokio::select! {
+                passed = forward::subscription(&site.peers, leader, &ask, &mut writer) => passed,
+                // The client stopped it, or broke the protocol.
+                Err(_) | Ok(Some(_)) = reader.next(limits::CONTROL_BYTES_MAX) => Ok(()),
+            };
+            if let Err(error) = passed {
+                refuse(&mut writer, &error).await;
+            }
+        }
+        Ok(Opened::Here(mut subscription)) => {
             let partition = subscription.partition.clone();
             partition.meter.subscriptions.fetch_add(1, Ordering::Relaxed);
             let ended = tokio::select! {
@@ -135,7 +148,13 @@ struct Frame {
 /// Batches, and the share of the fetch budget that they stand for unless they are from memory.
 type Fetched = (ReadChunk, Option<OwnedSemaphorePermit>);
 
-async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError> {
+/// Where a subscription is served.
+enum Opened {
+    Here(Box<Subscription>),
+    Elsewhere(NodeId, Box<Subscribe>),
+}
+
+async fn open(session: &Session, body: &[u8]) -> Result<Opened, WireError> {
     let ask: Subscribe = decode(body)?;
     let registry = &session.shared.registry;
     let partition = registry.partition(ask.topic, ask.partition).ok_or_else(|| {
@@ -143,6 +162,10 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
         WireError::new(ErrorCode::UnknownPartition, message)
     })?;
     session.authorize(Role::Consume, Some(&partition.topic_name))?;
+    if let Some((_, leader)) = session.shared.route(session, &partition) {
+        return Ok(Opened::Elsewhere(leader, Box::new(ask)));
+    }
+    partition.settled().await?;
     let progress = partition.progress();
     let next = resolve(&session.shared.log, &partition, ask.start).await;
     let next = next.map_err(|error| match damage(&session.shared.log, &partition) {
@@ -159,7 +182,7 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
         Some(spec) => Some(open_filter(session, spec).await?),
         None => None,
     };
-    Ok(Subscription {
+    Ok(Opened::Here(Box::new(Subscription {
         session: session.clone(),
         until: ask.until_end.then_some(now.high_watermark),
         next,
@@ -175,7 +198,7 @@ async fn open(session: &Session, body: &[u8]) -> Result<Subscription, WireError>
         last: Frame::default(),
         filter,
         told: (next, Instant::now()),
-    })
+    })))
 }
 
 async fn open_filter(session: &Session, spec: FilterSpec) -> Result<Filter, WireError> {
@@ -251,6 +274,9 @@ impl Subscription {
             if progress.deleted {
                 let error = WireError::new(ErrorCode::TopicDeleted, "the topic was deleted");
                 return Err(Ended::Refused(error));
+            } else if !progress.led {
+                let message = "another node leads the partition now; subscribe again";
+                return Err(Ended::Refused(WireError::new(ErrorCode::NotLeader, message)));
             } else if self.next < end {
                 self.send(writer, progress, end).await?;
             } else if let Some(damage) = damage(&self.session.shared.log, &self.partition) {

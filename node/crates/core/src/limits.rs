@@ -194,6 +194,18 @@ pub const REPLICA_RETRY: Duration = Duration::from_millis(250);
 /// A node that the controller did not hear of for this long is fenced; a default.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a leader lets a follower wait for a word when there is nothing to push.
+pub const FOLLOW_HEARTBEAT: Duration = Duration::from_millis(500);
+/// A follower that heard nothing from its leader for this long asks again.
+pub const FOLLOW_SILENCE: Duration = Duration::from_secs(2);
+/// Replicas' streams that one connection between nodes is made for; more share its window.
+pub const FOLLOW_STREAMS: usize = 64;
+/// How long an answer of another node's controller is waited for.
+pub const CONTROLLER_CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer is waited for that another node gives to a client of this one. Longer than a
+/// disk may stall, shorter than clients are patient.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+
 // ---- memory of a node, defaults ----
 
 /// Recent batches kept in memory for subscribers at the tail, all partitions together, in bytes.
@@ -251,6 +263,9 @@ const _: () = {
     assert!(REPLICA_RETRY.as_millis() * 4 <= REPLICA_LAG_MAX.as_millis());
     assert!(REPLICA_RETRY.as_millis() * 4 <= SESSION_TIMEOUT.as_millis());
     assert!(REPLICAS_MAX <= CLUSTER_NODES_MAX);
+    assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= FOLLOW_SILENCE.as_millis());
+    assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= REPLICA_LAG_MAX.as_millis());
+    assert!(FOLLOW_STREAMS <= STREAMS_PER_CONNECTION_MAX as usize);
     // Two keep-alives may be lost before a connection counts as idle.
     assert!(KEEP_ALIVE_INTERVAL.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
     assert!(HEARTBEAT_INTERVAL.as_millis() * 2 <= IDLE_TIMEOUT.as_millis());

@@ -7,13 +7,16 @@ use weir_core::deploy::{
     Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError, Version,
 };
 use weir_core::ids::{
-    LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
+    Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
 };
 use weir_core::metadata::{Change, Topic};
 use weir_core::module::name::ModuleRef;
 use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
+use weir_core::wire::cluster::{
+    ClusterChangeAsk, ClusterNodeInfo, ClusterStatus, FollowerInfo, ReplicasInfo,
+};
 use weir_core::wire::deployments::{
     DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneSnapshot, ModuleLevel, ModuleLine,
 };
@@ -142,6 +145,14 @@ pub fn requests() -> Vec<Request> {
             version: None,
             restore: vec![(PARTITION, Offset(7))],
         },
+        Request::Cluster {},
+        Request::ChangeCluster {
+            ask: ClusterChangeAsk::Reassign {
+                topic: "temps".into(),
+                partition: PARTITION,
+                nodes: vec![NodeId(2), NodeId(1)],
+            },
+        },
     ]
 }
 
@@ -197,7 +208,43 @@ pub fn responses() -> Vec<Response> {
         },
         Response::Status(Box::new(NodeStatus { checks: vec![checked()], ..status() })),
         Response::Deployments { deployments: vec![taken_over()] },
+        Response::Cluster(Box::new(cluster())),
     ]
+}
+
+fn cluster() -> ClusterStatus {
+    let node = ClusterNodeInfo {
+        id: NodeId(1),
+        name: "edge-1".into(),
+        address: "10.0.0.1:7447".into(),
+        rack: Some("hall".into()),
+        incarnation: Incarnation(4),
+        fenced: true,
+        leads: 1,
+        replicas: 2,
+    };
+    let replicas = ReplicasInfo {
+        topic: "temps".into(),
+        partition: PARTITION,
+        leader: Some(NodeId(1)),
+        epoch: LeaderEpoch(3),
+        replicas: vec![NodeId(1), NodeId(2)],
+        target: vec![NodeId(3)],
+        insync: vec![NodeId(1)],
+        min_insync: 1,
+        log_end: Some(Offset(9)),
+        high_watermark: Some(Offset(7)),
+        followers: vec![FollowerInfo { node: NodeId(2), lag: Some(2), behind_ms: 40 }],
+    };
+    ClusterStatus {
+        cluster: "5d0c6c1e".into(),
+        asked: NodeId(1),
+        controller: Some(NodeId(2)),
+        version: 77,
+        nodes: vec![node],
+        partitions: vec![replicas],
+        silent: vec![NodeId(3)],
+    }
 }
 
 /// A deployment with everything set.

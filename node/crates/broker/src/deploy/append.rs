@@ -72,6 +72,6 @@ pub fn append(
         // Whoever asked may have gone; the entry is there all the same.
         drop(sender.send(result));
     }));
-    partition.append(&shared.log, shared.now(), payload, |_| Parked::Own(reply));
+    partition.append(shared.now(), payload, |_| Parked::Own(reply));
     Appending { committed }
 }

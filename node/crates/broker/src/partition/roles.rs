@@ -6,25 +6,32 @@
 
 use super::{Partition, Progress, Settings, append_error, log_error};
 use crate::ack::Parked;
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use weir_core::cluster::ClusterAsk;
 use weir_core::ids::{DiskId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch};
 use weir_core::partition::assignment::{Assignment, Lead};
 use weir_core::partition::follower::{Accept, Held, Standing, Step};
-use weir_core::partition::insync::Lag;
+use weir_core::partition::insync::{self, Lag};
 use weir_core::partition::leader::FollowRefusal;
 use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report};
 use weir_core::partition::replica::{Effect, Replica, Role};
 use weir_core::partition::view::PartitionView;
 use weir_core::topic::TopicConfig;
+use weir_core::wire::cluster::FollowerInfo;
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{Offset, PartitionId};
-use weir_log::{AppendRequest, LoggedEntry};
+use weir_log::{AppendRequest, CutError, LoggedEntry};
 
 /// The only replica of a partition of a node without a cluster.
-const ALONE: Lead = Lead { node: NodeId(0), incarnation: Incarnation(0) };
+pub const ALONE: Lead = Lead { node: NodeId(0), incarnation: Incarnation(0) };
+
+/// How long a client waits for a new leader to know what is committed, before it is told to wait
+/// elsewhere.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A reply that was released.
 #[derive(Debug)]
@@ -87,10 +94,23 @@ impl Partition {
         }
     }
 
+    /// This node is in that life. To be told before any assignment.
+    pub fn handle_registered(&self, life: Incarnation) {
+        self.inner().replica.handle_registered(life);
+    }
+
+    /// The stream from the leader ended.
+    pub fn handle_lost(&self) {
+        if let Some(follower) = self.inner().replica.follower() {
+            follower.handle_lost();
+        }
+    }
+
     /// The controller's word on the partition.
     pub fn handle_assigned(&self, assignment: &Assignment) {
         let effects = self.act(|replica, now| replica.handle_assigned(now, assignment));
         self.carry_out(effects);
+        self.begin_anew();
     }
 
     /// What the log says, asked for before. True if this node leads from here on.
@@ -134,6 +154,33 @@ impl Partition {
         self.durable.send_replace(view.log_end);
         let effects = self.act(|replica, now| replica.handle_cut(now, view));
         self.carry_out(effects);
+    }
+
+    /// The log cannot be cut as a leader asked: what it would need for that is gone. The copy takes no
+    /// part until it counts no more; then it begins anew.
+    pub fn handle_cut_failed(&self, error: &CutError) {
+        tracing::error!(partition = %self.id, %error, "the copy here cannot be brought in line with \
+            the leader's; it begins anew once it is not in the in-sync set");
+        self.inner().cut_failed = true;
+        self.begin_anew();
+    }
+
+    /// Drops a copy that could not be cut, if nobody counts on it.
+    fn begin_anew(&self) {
+        let mut inner = self.inner();
+        let me = inner.replica.me().node;
+        let counts = inner.replica.assignment().is_none_or(|known| known.insync.contains_key(&me));
+        if !inner.cut_failed || counts {
+            return;
+        }
+        inner.cut_failed = false;
+        let [start, ..] = inner.replica.ends();
+        // Under the lock: what is appended later follows.
+        let begun = self.log.reset(self.id, start, Vec::new(), BTreeMap::new(), Default::default());
+        if let Err(error) = begun {
+            inner.cut_failed = true;
+            tracing::warn!(partition = %self.id, %error, "the copy could not begin anew yet");
+        }
     }
 
     /// Retention or an operator moved the log start.
@@ -252,6 +299,28 @@ impl Partition {
         asks
     }
 
+    /// Log end, high watermark and how far the followers are, if this node leads.
+    #[must_use]
+    pub fn followers(&self) -> Option<(Offset, Offset, Vec<FollowerInfo>)> {
+        let now = self.began.elapsed();
+        let mut inner = self.inner();
+        let leader = inner.replica.leader()?;
+        let (log_end, high_watermark) = (leader.log_end(), leader.high_watermark());
+        let of = |(node, progress): (NodeId, &insync::Progress)| FollowerInfo {
+            node,
+            lag: progress.durable_end.map(|end| (log_end.0 - end.0).max(0).unsigned_abs()),
+            behind_ms: match progress.durable_end {
+                Some(end) if end >= log_end => 0,
+                _ => {
+                    let behind = now.saturating_sub(progress.caught_up_at);
+                    u64::try_from(behind.as_millis()).unwrap_or(u64::MAX)
+                }
+            },
+        };
+        let followers = leader.insync().followers().map(of).collect();
+        Some((log_end, high_watermark, followers))
+    }
+
     /// Whom this node follows, if it does.
     #[must_use]
     pub fn followed(&self) -> Option<Followed> {
@@ -295,7 +364,7 @@ impl Partition {
             Step::Reset { start, epochs } => {
                 tracing::info!(partition = %id, %start, "the log begins anew: the leader's \
                     begins there");
-                self.log.reset(id, start, epochs, Default::default(), Default::default())
+                self.log.reset(id, start, epochs, BTreeMap::new(), Default::default())
             }
             Step::Halt(halt) => {
                 tracing::error!(partition = %id, %halt, "the replica takes part no longer");
@@ -358,6 +427,34 @@ impl Partition {
         {
             tracing::debug!(partition = %self.id, %error, "the log start follows later");
         }
+    }
+
+    /// Waits until this node, which leads, knows where what was committed ends.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotLeader`] if it does not lead; [`ErrorCode::Offline`] if it does not come to
+    /// know.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn settled(&self) -> Result<(), WireError> {
+        let mut progress = self.progress();
+        let known = async {
+            loop {
+                let now = *progress.borrow_and_update();
+                if !now.led {
+                    return Err(self.inner().elsewhere());
+                }
+                if now.settled || progress.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(SETTLE_PATIENCE, known).await.unwrap_or_else(|_| {
+            let message = "the partition has a new leader, which does not know yet where what was \
+                           committed ends; try again";
+            Err(WireError::new(ErrorCode::Offline, message))
+        })
     }
 
     /// What the log holds here at least, whatever the role.

@@ -236,6 +236,14 @@ impl Follower {
         })
     }
 
+    /// The way from the leader is lost: the next question is due at once.
+    pub fn handle_lost(&mut self) {
+        match self.standing {
+            Standing::Asking | Standing::Following => self.ask(),
+            Standing::Cutting | Standing::Halted(_) => {}
+        }
+    }
+
     fn ask(&mut self) {
         self.standing = Standing::Asking;
         self.asked_at = None;

@@ -17,7 +17,7 @@
 //! the controller has raised the epoch, however old the assignments are that reach it before. An
 //! epoch in which it resigned, or which its log already holds, it does not lead again.
 
-use crate::ids::{LeaderEpoch, Offset};
+use crate::ids::{Incarnation, LeaderEpoch, Offset};
 use crate::partition::assignment::{Assignment, Lead};
 use crate::partition::follower::{Follower, Halt, Held, Standing};
 use crate::partition::leader::Leader;
@@ -76,6 +76,20 @@ impl<R> Replica<R> {
     #[must_use]
     pub fn new(me: Lead, held: Held) -> Replica<R> {
         Replica { me, role: Role::Idle(held), known: None, resigned: None, attempt: 0 }
+    }
+
+    /// Whose copy it is.
+    #[must_use]
+    pub fn me(&self) -> Lead {
+        self.me
+    }
+
+    /// This node is in that life. Changes nothing once an assignment came: a copy lives as long as
+    /// the process, and in a newer life of the node another one takes over.
+    pub fn handle_registered(&mut self, life: Incarnation) {
+        if self.known.is_none() {
+            self.me.incarnation = life;
+        }
     }
 
     /// What it is just now.
@@ -244,6 +258,14 @@ impl<R> Replica<R> {
                 self.poll_view().into_iter().collect()
             }
             Role::Failed(_) | Role::Halted(..) => Vec::new(),
+        }
+    }
+
+    /// Retention or an operator moved the start of this node's log. A follower takes its start from
+    /// the leader instead.
+    pub fn handle_log_start(&mut self, start: Offset) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_log_start(start.min(leader.high_watermark()));
         }
     }
 

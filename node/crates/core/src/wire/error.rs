@@ -113,6 +113,10 @@ error_codes! {
     StateSchema = 31, "state-schema", false;
     /// The module that checks the topic's batches rejected records of this one.
     CheckRejected = 32, "check-rejected", false;
+    /// Another node leads the partition, or is about to.
+    NotLeader = 33, "not-leader", true;
+    /// Too few replicas of the partition are in sync.
+    NotEnoughInSync = 34, "not-enough-in-sync", true;
 }
 
 impl fmt::Display for ErrorCode {

@@ -12,6 +12,7 @@ use crate::module::Module;
 use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
 use bytes::Bytes;
+use crate::wire::cluster::{ClusterChangeAsk, ClusterStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -278,6 +279,13 @@ pub enum Request {
     },
     /// The node and its partitions.
     Status {},
+    /// How the cluster is, of which the node is part.
+    Cluster {},
+    /// Change the cluster.
+    ChangeCluster {
+        /// What is asked.
+        ask: ClusterChangeAsk,
+    },
     /// The operator confirms that the wall clock is right: age retention may go on.
     ConfirmTime {},
 }
@@ -353,6 +361,8 @@ pub enum Response {
     },
     /// To `Status`.
     Status(Box<NodeStatus>),
+    /// Answer to `Cluster`.
+    Cluster(Box<ClusterStatus>),
 }
 
 /// One topic.

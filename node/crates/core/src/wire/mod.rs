@@ -4,10 +4,12 @@
 //! additive: a reader ignores fields it does not know and gives absent ones their default. Hot
 //! paths ([`frame`]) are fixed binary layouts around raw record batches.
 
+pub mod cluster;
 pub mod deployments;
 pub mod error;
 pub mod frame;
 pub mod message;
+pub mod replica;
 
 pub use error::{ErrorCode, Outcome, WireError};
 
@@ -58,6 +60,18 @@ pub enum FrameKind {
     Heartbeat = 12,
     /// The last frame of a stream that failed: [`WireError`].
     Error = 13,
+    /// First frame of a replica's stream, from a follower's node: [`replica::FollowOpen`].
+    Follow = 14,
+    /// Answer to `Follow`: [`crate::partition::messages::FollowAnswer`].
+    FollowAnswer = 15,
+    /// What a leader pushes: [`replica::PushHeader`], then whole log entries one after another.
+    Entries = 16,
+    /// What a follower has on its disk: [`replica::ReportBody`].
+    Report = 17,
+    /// The only frame that a node sends on a stream to another's controller.
+    Controller = 18,
+    /// Its answer.
+    ControllerAnswer = 19,
 }
 
 impl FrameKind {
@@ -65,8 +79,9 @@ impl FrameKind {
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<FrameKind> {
         use FrameKind::{
-            Data, Error, Heartbeat, Hello, HelloReply, Produce, ProduceAck, ProduceOpen, Request,
-            Response, Subscribe, Subscribed,
+            Controller, ControllerAnswer, Data, Entries, Error, Follow, FollowAnswer, Heartbeat,
+            Hello, HelloReply, Produce, ProduceAck, ProduceOpen, Report, Request, Response,
+            Subscribe, Subscribed,
         };
         let all = [
             Hello,
@@ -81,6 +96,12 @@ impl FrameKind {
             Data,
             Heartbeat,
             Error,
+            Follow,
+            FollowAnswer,
+            Entries,
+            Report,
+            Controller,
+            ControllerAnswer,
         ];
         all.into_iter().find(|k| *k as u8 == kind)
     }

@@ -1,0 +1,321 @@
+//! A node of a cluster: what it makes of the controller's word, and what it asks of it.
+//!
+//! ```text
+//! controllers ──state──▶ registry, roles of replicas ──▶ follower tasks, pushes to followers
+//!      ▲                              │
+//!      └──── in-sync changes, ────────┘
+//!            resignations
+//! ```
+//!
+//! Which node does what is decided by `weir_core::cluster` and, for one partition, by
+//! `weir_core::partition`; here those decisions meet the network, the log and the clock.
+
+pub mod follower;
+pub mod forward;
+pub mod leader;
+pub mod peers;
+mod status;
+
+use crate::broker::Shared;
+use crate::partition::Partition;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use peers::{PeerError, Peers, Purpose};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use weir_controller::{CallError, Controller, SubmitError, Transport};
+use weir_core::cluster::ClusterAsk;
+use weir_core::controller::{Command, Done, Refused, State};
+use weir_core::ids::{DiskId, Incarnation, NodeId, PartitionId, ProducerId};
+use weir_core::limits;
+use weir_core::partition::insync::Lag;
+use weir_core::wire::{ErrorCode, FrameKind, WireError};
+
+pub use status::{cluster_status, no_cluster};
+
+/// How long a new high watermark may wait for entries that tell followers of it as well.
+pub const PUSH_DELAY: Duration = Duration::from_millis(5);
+/// How often in-sync sets are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Asks to the controller at a time, of those that partitions make by themselves.
+const ASKS_AT_ONCE: usize = 32;
+/// Producer ids that are set aside with one command.
+const PRODUCER_BLOCK: u32 = 1_000;
+
+/// A node of the cluster, as every node's configuration lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, which its certificate holds.
+    pub name: String,
+    /// Where the others reach it: host and port.
+    pub address: String,
+}
+
+/// What makes a node one of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Which member this node is.
+    pub me: NodeId,
+    /// All of them.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Where the node stands: replicas of a partition are spread over racks.
+    pub rack: Option<String>,
+    /// Whether it votes but holds no records.
+    pub witness: bool,
+}
+
+/// This node's part in the cluster.
+#[derive(Debug)]
+pub struct ClusterNode {
+    /// What was configured.
+    pub config: ClusterConfig,
+    /// The others.
+    pub peers: Arc<Peers>,
+    controller: OnceCell<Controller>,
+    /// Producer ids that were set aside: the next one, and the end.
+    producers: tokio::sync::Mutex<(i64, i64)>,
+    /// Partitions that have a follower task.
+    followed: Mutex<HashSet<PartitionId>>,
+}
+
+/// Carries controllers' questions over the connections between nodes.
+pub struct Wire(Arc<Peers>);
+
+impl Transport for Wire {
+    async fn call(&self, to: NodeId, request: Bytes) -> Result<Bytes, CallError> {
+        let failed = |reason: String| CallError::NoAnswer { to, reason };
+        let unsent = |reason: String| CallError::NotSent { to, reason };
+        let asked = async {
+            let connection = self.0.connection(to, Purpose::Control).await;
+            let connection = connection.map_err(|error: PeerError| unsent(error.to_string()))?;
+            let stream = connection.open_stream().await;
+            let (mut writer, mut reader) = stream.map_err(|error| unsent(error.to_string()))?;
+            let asked = async {
+                writer.write(FrameKind::Controller as u8, 0, &[request]).await?;
+                writer.finish().await?;
+                reader.next(limits::FRAME_BYTES_MAX).await
+            };
+            match asked.await.map_err(|error| failed(error.to_string()))? {
+                Some(frame) if frame.kind == FrameKind::ControllerAnswer as u8 => Ok(frame.body),
+                _ => Err(failed("no answer".to_owned())),
+            }
+        };
+        match timeout(limits::CONTROLLER_CALL_TIMEOUT, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(failed("no answer came in time".to_owned())),
+        }
+    }
+}
+
+impl ClusterNode {
+    /// A node that takes no part yet.
+    #[must_use]
+    pub fn new(config: ClusterConfig, cluster: String) -> ClusterNode {
+        let peers = Arc::new(Peers::new(config.me, cluster, &config.members));
+        ClusterNode {
+            config,
+            peers,
+            controller: OnceCell::new(),
+            producers: tokio::sync::Mutex::default(),
+            followed: Mutex::default(),
+        }
+    }
+
+    /// Which node this is.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.config.me
+    }
+
+    /// What carries the controllers' questions.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        Wire(self.peers.clone())
+    }
+
+    /// What the controllers have decided, as far as this node knows; `None` before its start.
+    #[must_use]
+    pub fn state(&self) -> Option<Arc<State>> {
+        Some(self.controller.get()?.state().borrow().clone())
+    }
+
+    /// The leading controller, if it is known.
+    #[must_use]
+    pub fn leading_controller(&self) -> Option<NodeId> {
+        self.controller.get()?.leader()
+    }
+
+    /// A question from another node's controller.
+    pub async fn handle(&self, from: NodeId, request: Bytes) -> Option<Bytes> {
+        Some(self.controller.get()?.handle(from, request).await)
+    }
+
+    /// Has the controllers decide something.
+    ///
+    /// # Errors
+    /// Their refusal, or that there is no majority of them.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the answer; it may be decided all the same.
+    pub async fn submit(&self, command: Command) -> Result<Done, WireError> {
+        let starting = || {
+            let message = "the node has not found the other controllers yet; try again";
+            WireError::new(ErrorCode::Offline, message)
+        };
+        let controller = self.controller.get().ok_or_else(starting)?;
+        controller.submit(command).await.map_err(|error| match error {
+            SubmitError::Refused(Refused::Metadata(error)) => {
+                crate::registry::metadata_error(error)
+            }
+            SubmitError::Refused(error) => {
+                WireError::new(ErrorCode::InvalidArgument, error.to_string())
+            }
+            SubmitError::Unavailable { .. } => {
+                WireError::new(ErrorCode::Offline, error.to_string())
+            }
+            SubmitError::TooLarge { .. } => {
+                WireError::new(ErrorCode::LimitReached, error.to_string())
+            }
+            SubmitError::Unknown { .. } => {
+                WireError::unknown(ErrorCode::Offline, error.to_string())
+            }
+        })
+    }
+
+    /// A producer id that no node of the cluster ever gave out.
+    ///
+    /// # Errors
+    /// As [`ClusterNode::submit`].
+    pub async fn next_producer(&self) -> Result<ProducerId, WireError> {
+        let mut block = self.producers.lock().await;
+        if block.0 >= block.1 {
+            match self.submit(Command::ProducerIds { count: PRODUCER_BLOCK }).await? {
+                Done::ProducerIds { first } => *block = (first, first + i64::from(PRODUCER_BLOCK)),
+                _ => {
+                    let message = "the controller answered another question";
+                    return Err(WireError::new(ErrorCode::Internal, message));
+                }
+            }
+        }
+        block.0 += 1;
+        Ok(ProducerId(block.0 - 1))
+    }
+
+    /// Where to send what concerns a partition: `None` if this node leads it, or nobody does.
+    #[must_use]
+    pub fn route(&self, partition: &Partition) -> Option<NodeId> {
+        let leader = partition.leader()?.node;
+        (leader != self.me()).then_some(leader)
+    }
+
+    /// Takes part: follows what the controllers decide, until the node shuts down.
+    pub fn start(self: &Arc<ClusterNode>, shared: &Arc<Shared>, controller: Controller) {
+        let (state, life) = (controller.state(), controller.life());
+        if self.controller.set(controller).is_err() {
+            return;
+        }
+        shared.tasks.spawn(run(self.clone(), shared.clone(), state, life));
+    }
+
+    /// Leaves the cluster in order.
+    pub async fn stop(&self) {
+        if let Some(controller) = self.controller.get() {
+            controller.shutdown().await;
+        }
+        self.peers.close();
+    }
+
+    fn follow(&self, shared: &Arc<Shared>, partition: &Arc<Partition>) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if followed.insert(partition.id) {
+            let task = follower::run(self.peers.clone(), partition.clone());
+            let ended = shared.stopping.clone();
+            shared.tasks.spawn(async move {
+                tokio::select! {
+                    () = task => {}
+                    () = ended.cancelled() => {}
+                }
+            });
+        }
+    }
+}
+
+async fn run(
+    cluster: Arc<ClusterNode>,
+    shared: Arc<Shared>,
+    mut state: watch::Receiver<Arc<State>>,
+    mut life: watch::Receiver<Option<Incarnation>>,
+) {
+    let mut look = interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut nodes: BTreeMap<NodeId, (Incarnation, bool)> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+            changed = life.changed() => if changed.is_err() { return },
+            _ = look.tick() => {
+                ask(&cluster, &shared).await;
+                continue;
+            }
+        }
+        // Before it has registered, no assignment is this life's.
+        let incarnation = match *life.borrow_and_update() {
+            Some(incarnation) => incarnation,
+            // It has none, and holds nothing, but knows where everything is.
+            None if cluster.config.witness => Incarnation(0),
+            None => continue,
+        };
+        let known = state.borrow_and_update().clone();
+        for (&id, node) in known.cluster().nodes() {
+            let now = (node.incarnation, node.fenced);
+            let before = nodes.insert(id, now);
+            if before.is_some_and(|before| before != now && (now.1 || before.0 != now.0)) {
+                // Nothing comes back from that life; whoever waits for it is to know at once.
+                cluster.peers.forget(id).await;
+            }
+        }
+        adopt(&cluster, &shared, &known, incarnation);
+    }
+}
+
+/// Makes this node what the controllers say.
+fn adopt(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>, known: &State, life: Incarnation) {
+    shared.registry.adopt(known.image(), life);
+    shared.groups.partition().handle_registered(life);
+    for (&id, assignment) in known.cluster().partitions() {
+        let Some(partition) = shared.partition(id) else { continue };
+        partition.handle_assigned(assignment);
+        if assignment.holders().contains(&cluster.me()) {
+            cluster.follow(shared, &partition);
+        }
+    }
+    shared.registry.settle_retention(cluster.me());
+}
+
+/// Asks the controllers for what partitions need by now.
+async fn ask(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>) {
+    let lag = Lag { max: limits::REPLICA_LAG_MAX, retry: limits::REPLICA_RETRY };
+    let mut asks: Vec<ClusterAsk> = Vec::new();
+    for partition in shared.partitions() {
+        asks.extend(partition.poll(lag));
+    }
+    let all = stream::iter(asks).map(|ask| async {
+        if let Err(error) = cluster.submit(Command::Cluster(ask)).await {
+            tracing::debug!(%error, "a change of a partition was not decided");
+        }
+    });
+    // A bound, so that a controller that cannot be reached does not hold up what it decided.
+    let patience = limits::CONTROLLER_CALL_TIMEOUT;
+    let _ = timeout(patience, all.buffer_unordered(ASKS_AT_ONCE).collect::<Vec<()>>()).await;
+}
+
+/// The disk that a node without a note of one gets.
+#[must_use]
+pub fn fresh_disk() -> DiskId {
+    let word = &crate::broker::fresh_cluster_id()[..16];
+    DiskId(u64::from_str_radix(word, 16).unwrap_or(1))
+}
