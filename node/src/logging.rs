@@ -53,7 +53,13 @@ pub fn parse_level(text: &str) -> Result<Targets, String> {
         // `Targets` takes any bare word for a crate's name; a level is what was meant.
         let known = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
         let bare_ok = text.split(',').filter(|part| !part.contains('=')).all(known);
-        if bare_ok { Ok(targets) } else { Err(wrong()) }
+        // What openraft says of each message that a dead node does not answer is an error to it;
+        // the controller says what matters of it. Whoever names it hears it.
+        let quiet = match text.contains("openraft") {
+            true => targets,
+            false => targets.with_target("openraft", tracing_subscriber::filter::LevelFilter::OFF),
+        };
+        if bare_ok { Ok(quiet) } else { Err(wrong()) }
     })
 }
 

@@ -36,7 +36,8 @@ pub fn run(args: &[String]) -> Result<()> {
 /// What deny.toml asks for.
 struct Rules {
     licences: Vec<Licensee>,
-    banned: BTreeSet<String>,
+    /// Banned packages, and those that may depend on them all the same.
+    banned: BTreeMap<String, BTreeSet<String>>,
     single: BTreeSet<String>,
 }
 
@@ -50,7 +51,7 @@ impl Rules {
         let licenses = section("licenses")?;
         only(licenses, &["allow", "private"], "[licenses]")?;
         let mut rules =
-            Rules { licences: Vec::new(), banned: BTreeSet::new(), single: BTreeSet::new() };
+            Rules { licences: Vec::new(), banned: BTreeMap::new(), single: BTreeSet::new() };
         for name in array(licenses, "allow")? {
             let name = name.as_str().context("[licenses] allow holds names")?;
             rules.licences.push(Licensee::parse(name)?);
@@ -60,13 +61,22 @@ impl Rules {
         only(bans, &known, "[bans]")?;
         for entry in array(bans, "deny")? {
             let entry = entry.as_table().context("[bans] deny holds tables")?;
-            only(entry, &["crate", "deny-multiple-versions"], "[bans] deny")?;
+            only(entry, &["crate", "deny-multiple-versions", "wrappers"], "[bans] deny")?;
             let name = entry.get("crate").and_then(toml::Value::as_str);
             let name = name.context("[bans] deny without crate")?.to_owned();
+            let wrappers = entry.get("wrappers").map(|_| array(entry, "wrappers")).transpose()?;
+            let wrappers = wrappers.into_iter().flatten().map(|wrapper| {
+                wrapper.as_str().map(str::to_owned).context("[bans] deny wrappers holds names")
+            });
+            let wrappers = wrappers.collect::<Result<BTreeSet<_>>>()?;
             match entry.get("deny-multiple-versions").and_then(toml::Value::as_bool) {
-                Some(true) => rules.single.insert(name),
-                _ => rules.banned.insert(name),
-            };
+                Some(true) => {
+                    rules.single.insert(name);
+                }
+                _ => {
+                    rules.banned.insert(name, wrappers);
+                }
+            }
         }
         let sources = section("sources")?;
         for key in ["unknown-registry", "unknown-git"] {
@@ -98,6 +108,8 @@ struct Package {
     source: Option<String>,
     /// Names of dependencies that are asked for as `*`, paths excepted.
     wildcards: Vec<String>,
+    /// Names of the packages that it is built with.
+    on: Vec<String>,
 }
 
 /// The packages that the workspace really resolves to, development ones included.
@@ -106,6 +118,13 @@ fn packages(metadata: &Value) -> Result<Vec<Package>> {
     let used: BTreeSet<&str> = nodes.iter().filter_map(|node| node["id"].as_str()).collect();
     let all = metadata["packages"].as_array().context("metadata without packages")?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
+    let names: BTreeMap<&str, &str> =
+        all.iter().filter_map(|p| Some((p["id"].as_str()?, p["name"].as_str()?))).collect();
+    let built_with = |id: &Value| {
+        let node = nodes.iter().find(|node| node["id"] == *id);
+        let on = node.and_then(|node| node["dependencies"].as_array()).into_iter().flatten();
+        on.filter_map(|id| names.get(id.as_str()?).map(|&name| name.to_owned())).collect()
+    };
     let mut packages = Vec::new();
     for package in all {
         if !package["id"].as_str().is_some_and(|id| used.contains(id)) {
@@ -121,6 +140,7 @@ fn packages(metadata: &Value) -> Result<Vec<Package>> {
                 .filter(|on| on["req"] == "*" && on["path"].is_null())
                 .filter_map(|on| text(&on["name"]))
                 .collect(),
+            on: built_with(&package["id"]),
         });
     }
     ensure!(!packages.is_empty(), "metadata without used packages");
@@ -136,8 +156,14 @@ fn check(rules: &Rules, packages: &[Package]) -> Vec<String> {
         if let Err(fault) = check_licence(rules, package.license.as_deref()) {
             faults.push(format!("{name} {version}: {fault}"));
         }
-        if rules.banned.contains(name) {
-            faults.push(format!("{name} {version}: banned; see deny.toml for why"));
+        if let Some(wrappers) = rules.banned.get(name) {
+            let users = packages.iter().filter(|user| user.on.iter().any(|on| on == name));
+            let users: Vec<&str> = users.map(|user| user.name.as_str()).collect();
+            if users.is_empty() || users.iter().any(|user| !wrappers.contains(*user)) {
+                let users = users.join(", ");
+                faults
+                    .push(format!("{name} {version}: banned (for {users}); see deny.toml for why"));
+            }
         }
         match package.source.as_deref() {
             None | Some(REGISTRY) => {}
@@ -177,7 +203,7 @@ mod tests {
         [licenses]
         allow = ["MIT", "Apache-2.0"]
         [bans]
-        deny = [{ crate = "openssl" }, { crate = "tokio", deny-multiple-versions = true }]
+        deny = [{ crate = "openssl" }, { crate = "old-dates", wrappers = ["engine"] }, { crate = "tokio", deny-multiple-versions = true }]
         [sources]
         unknown-registry = "deny"
         unknown-git = "deny"
@@ -189,7 +215,7 @@ mod tests {
             .unwrap()
             .iter()
             .filter(|package| package["unused"].is_null())
-            .map(|package| json!({ "id": package["id"] }))
+            .map(|package| json!({ "id": package["id"], "dependencies": package["on"] }))
             .collect();
         let metadata = json!({ "packages": packages_json, "resolve": { "nodes": ids } });
         check(&Rules::parse(RULES).unwrap(), &packages(&metadata).unwrap())
@@ -219,6 +245,16 @@ mod tests {
         expect(json!([package("openssl", "0.10.0", "MIT")]), "banned");
         let tokios = json!([package("tokio", "1.0.0", "MIT"), package("tokio", "2.0.0", "MIT")]);
         expect(tokios, "one version");
+
+        let with = |name: &str| {
+            let mut user = package(name, "1.0.0", "MIT");
+            user["on"] = json!(["old-dates@1.0.0"]);
+            user
+        };
+        let dates = package("old-dates", "1.0.0", "MIT");
+        assert_eq!(faults(json!([dates, with("engine")])), [""; 0]);
+        expect(json!([dates, with("engine"), with("other")]), "engine, other");
+        expect(json!([dates]), "banned");
 
         let changed = |key: &str, value: Value| {
             let mut package = package("changed", "1.0.0", "MIT");
@@ -253,6 +289,6 @@ mod tests {
     fn own_rules_parse() {
         let text = std::fs::read_to_string(workspace::root().join("deny.toml")).unwrap();
         let rules = Rules::parse(&text).unwrap();
-        assert!(rules.banned.contains("openssl") && rules.single.contains("redb"));
+        assert!(rules.banned.contains_key("openssl") && rules.single.contains("redb"));
     }
 }

@@ -26,6 +26,7 @@ pub enum Command {
 Examples:
   weir topic create readings
   weir topic create gps --partitions 4 --retention 30d --compression zstd
+  weir topic create orders --partitions 4 --replicas 3 --min-insync 2
   weir topic create can --retention-bytes 2GiB --commit-linger 50ms
   weir topic create temps --on-produce range-guard@1.0.0 --on-produce-param field=temp \\
       --on-produce-param max=85")]
@@ -55,10 +56,11 @@ Examples:
   weir topic alter readings --partitions 8 --retention-bytes unlimited
   weir topic alter temps --on-produce range-guard@1.1.0
   weir topic alter temps --no-on-produce
+  weir topic alter orders --min-insync 1
 
 Partitions can be added, not taken away; records of a key may then land in another partition than
 before. Another version of the module that checks the topic keeps its parameters, unless one is
-given; then all of them must be.")]
+given; then all of them must be. Copies are not made by altering, but by `weir topic reassign`.")]
     Alter {
         /// Which one
         #[arg(value_name = "TOPIC")]
@@ -130,6 +132,12 @@ pub struct TopicSettings {
     /// Largest batch taken, 1KiB to 4MiB [default: 4MiB]
     #[arg(long, value_name = "SIZE")]
     batch_bytes_max: Option<Size>,
+    /// On how many nodes each partition is kept; set when the topic is made [default: 1]
+    #[arg(long, value_name = "N")]
+    replicas: Option<u32>,
+    /// How many copies must be in sync for appends to be taken [default: 1]
+    #[arg(long, value_name = "N")]
+    min_insync: Option<u32>,
     #[command(flatten)]
     on_produce: OnProduceArgs,
 }
@@ -175,16 +183,21 @@ impl TopicSettings {
                 .transpose()
                 .map_err(|_| Failure::usage("--batch-bytes-max is too large"))?,
             on_produce: self.on_produce.change()?,
+            replicas: self.replicas,
+            min_insync: self.min_insync,
         })
     }
 
     fn config(&self) -> Result<TopicConfig, Failure> {
         let change = self.change()?;
-        // Grown from one partition, so that 0 is refused as a number and not as a reduction.
+        // Not as changes of a topic with one of each, which would be refused as such.
         let partitions = change.partitions.unwrap_or(1);
-        let rest = TopicChange { partitions: None, ..change };
+        let replicas = change.replicas.unwrap_or(1);
+        let min_insync = change.min_insync.unwrap_or(1);
+        let rest = TopicChange { partitions: None, replicas: None, min_insync: None, ..change };
         let settled = rest.apply(&TopicConfig::default());
-        let config = settled.map(|config| TopicConfig { partitions, ..config });
+        let config =
+            settled.map(|config| TopicConfig { partitions, replicas, min_insync, ..config });
         let config = config.map_err(|error| Failure::usage(error.to_string()))?;
         config.check().map_err(|error| Failure::usage(error.to_string()))?;
         Ok(config)
@@ -311,6 +324,8 @@ fn description(Described { topic, partitions }: &Described) -> String {
         ("durability", durability(config.durability).to_owned()),
         ("commit linger", Span::from_ms(u64::from(config.commit_linger_ms)).to_string()),
         ("batch bytes max", Size(u64::from(config.batch_bytes_max)).to_string()),
+        ("replicas", config.replicas.to_string()),
+        ("min insync", config.min_insync.to_string()),
         ("on produce", on_produce::shown(config.on_produce.as_ref())),
     ] {
         text += &format!("  {name:<20} {value}\n");
@@ -464,8 +479,12 @@ async fn trim(
 fn summary(config: &TopicConfig) -> String {
     let plural = if config.partitions == 1 { "" } else { "s" };
     let checked = config.on_produce.as_ref().map(|version| &version.module);
+    let copies = match config.replicas {
+        1 => String::new(),
+        n => format!(" on {n} nodes each, {} in sync at least", config.min_insync),
+    };
     format!(
-        "{} partition{plural}, retention {}, {} bytes, {}{}",
+        "{} partition{plural}{copies}, retention {}, {} bytes, {}{}",
         config.partitions,
         retention(config),
         retention_bytes(config),
@@ -517,6 +536,8 @@ mod tests {
             "--durability=relaxed",
             "--commit-linger=50ms",
             "--batch-bytes-max=1MiB",
+            "--replicas=3",
+            "--min-insync=2",
         ]);
         assert_eq!(
             all.unwrap(),
@@ -530,6 +551,8 @@ mod tests {
                 commit_linger_ms: 50,
                 batch_bytes_max: 1 << 20,
                 on_produce: None,
+                replicas: 3,
+                min_insync: 2,
             }
         );
     }
@@ -543,8 +566,13 @@ mod tests {
             "--batch-bytes-max=5MiB",
             "--batch-bytes-max=5GiB",
             "--commit-linger=9999999d",
+            "--replicas=0",
+            "--replicas=17",
+            "--min-insync=2",
+            "--replicas=3 --min-insync=4",
         ] {
-            assert_eq!(config(&[wrong]).unwrap_err().exit, Exit::Usage, "{wrong}");
+            let wrong: Vec<&str> = wrong.split(' ').collect();
+            assert_eq!(config(&wrong).unwrap_err().exit, Exit::Usage, "{wrong:?}");
         }
         let failure = config(&["--partitions=0"]).unwrap_err();
         assert!(failure.what.starts_with("0 partitions"), "{failure}");

@@ -16,6 +16,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         "node/crates/broker/",
         &["weir-core", "weir-log", "weir-transport", "weir-wasm"],
     ),
+    ("weir-controller", "node/crates/controller/", &["weir-core", "weir-log"]),
     ("weir-client", "sdk/client/", &["weir-core", "weir-transport"]),
     (
         "weir-node",
@@ -27,6 +28,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
             "weir-collect",
             "weir-wasm",
             "weir-broker",
+            "weir-controller",
             "weir-client",
         ],
     ),
@@ -71,6 +73,7 @@ const OWNED: &[(&str, &str)] = &[
     ("wasmtime", "weir-wasm"),
     ("wasmparser", "weir-wasm"),
     ("wit-component", "weir-wasm"),
+    ("openraft", "weir-controller"),
 ];
 
 /// The crate that denies unsafe code instead of forbidding it, and the one file that has some.
@@ -259,6 +262,9 @@ mod tests {
             ("weir-core", "weir-wasm"),
             ("weir-broker", "wasmtime"),
             ("weir-sim", "weir-broker"),
+            ("weir-broker", "weir-controller"),
+            ("weir-controller", "weir-transport"),
+            ("weir-broker", "openraft"),
         ] {
             assert_eq!(edge(from, to, Value::Null).len(), 1, "{from} -> {to}");
         }

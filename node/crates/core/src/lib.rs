@@ -7,6 +7,7 @@
 pub mod access;
 
 pub mod cluster;
+pub mod controller;
 pub mod deploy;
 pub mod entry;
 pub mod group;

@@ -192,7 +192,40 @@ pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(2);
 /// How long a leader or follower waits for an answer before it asks again.
 pub const REPLICA_RETRY: Duration = Duration::from_millis(250);
 /// A node that the controller did not hear of for this long is fenced; a default.
-pub const SESSION_TIMEOUT: Duration = Duration::from_secs(1);
+pub const SESSION_TIMEOUT: Duration = Duration::from_millis(750);
+/// Copies of the partition that holds the groups' positions, where there are as many nodes.
+pub const GROUPS_REPLICAS: usize = 3;
+
+// ---- controllers ----
+
+/// How often the leading controller makes itself heard; a default. In between it looks at nothing,
+/// so that it is heard at most half as late again.
+pub const CONTROLLER_HEARTBEAT: Duration = Duration::from_millis(150);
+/// How long the leading controller may be silent before others elect one; a default.
+pub const CONTROLLER_ELECTION: Duration = Duration::from_millis(750);
+/// Most controllers, which is most nodes of a site.
+pub const CONTROLLERS_MAX: usize = 5;
+/// Largest command, in bytes of CBOR: what fits a control message, with what is around it.
+pub const COMMAND_BYTES_MAX: usize = CONTROL_BYTES_MAX + 64 * KIB;
+/// A message between controllers holds about this much of the log, or one command, in bytes.
+pub const CONTROLLER_BATCH_BYTES: usize = 256 * KIB;
+/// Largest message between controllers, in bytes.
+pub const CONTROLLER_MESSAGE_BYTES_MAX: usize = COMMAND_BYTES_MAX + 2 * CONTROLLER_BATCH_BYTES;
+/// Largest part of a snapshot in one message, and in one row on disk, in bytes.
+pub const SNAPSHOT_PART_BYTES: usize = 256 * KIB;
+/// Largest snapshot of the metadata, in bytes.
+pub const SNAPSHOT_BYTES_MAX: usize = 64 * MIB;
+/// Commands after which a controller takes a snapshot. As many again stay in its log, for others
+/// that were away for a moment.
+pub const SNAPSHOT_COMMANDS: u64 = 1_024;
+/// Bytes of log after which a controller takes a snapshot and keeps none of them.
+pub const CONTROLLER_LOG_BYTES: u64 = 16 * MIB as u64;
+/// Most commands that wait at one controller to be decided.
+pub const SUBMITS_MAX: usize = 1_024;
+/// How long a command may take to be decided before its fate counts as unknown.
+pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most producer ids that one command sets aside.
+pub const PRODUCER_IDS_MAX: u32 = 100_000;
 
 /// How long a leader lets a follower wait for a word when there is nothing to push.
 pub const FOLLOW_HEARTBEAT: Duration = Duration::from_millis(500);
@@ -261,7 +294,15 @@ const _: () = {
     // A follower may lose several messages in a row before it counts as behind, and a node may
     // answer late before it counts as dead.
     assert!(REPLICA_RETRY.as_millis() * 4 <= REPLICA_LAG_MAX.as_millis());
-    assert!(REPLICA_RETRY.as_millis() * 4 <= SESSION_TIMEOUT.as_millis());
+    // A node answers every heartbeat, which may be half as late again; two may be lost.
+    assert!(CONTROLLER_HEARTBEAT.as_millis() * 3 / 2 * 3 <= SESSION_TIMEOUT.as_millis());
+    // So may two that tell that the leading controller is there.
+    assert!(CONTROLLER_HEARTBEAT.as_millis() * 3 / 2 * 3 <= CONTROLLER_ELECTION.as_millis());
+    // A command that nobody else's bytes fit beside still fits a message.
+    assert!(COMMAND_BYTES_MAX + CONTROLLER_BATCH_BYTES <= CONTROLLER_MESSAGE_BYTES_MAX);
+    assert!(SNAPSHOT_PART_BYTES + CONTROLLER_BATCH_BYTES <= CONTROLLER_MESSAGE_BYTES_MAX);
+    assert!(COMMAND_BYTES_MAX as u64 * 4 <= CONTROLLER_LOG_BYTES);
+    assert!(GROUPS_REPLICAS <= REPLICAS_MAX);
     assert!(REPLICAS_MAX <= CLUSTER_NODES_MAX);
     assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= FOLLOW_SILENCE.as_millis());
     assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= REPLICA_LAG_MAX.as_millis());

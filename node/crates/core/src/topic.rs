@@ -43,6 +43,17 @@ pub struct TopicConfig {
     /// A module that checks or rewrites what producers send before it is appended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_produce: Option<Version>,
+    /// On how many nodes each partition is kept, 1 to [`limits::REPLICAS_MAX`], when it is made.
+    /// Afterwards copies are moved partition by partition.
+    #[serde(skip_serializing_if = "is_one")]
+    pub replicas: u32,
+    /// How many copies must be in sync for appends to be taken, 1 to `replicas`.
+    #[serde(skip_serializing_if = "is_one")]
+    pub min_insync: u32,
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// Retention unless a topic says otherwise: seven days.
@@ -62,6 +73,8 @@ impl Default for TopicConfig {
             commit_linger_ms: 0,
             batch_bytes_max: limits::BATCH_BYTES_MAX as u32,
             on_produce: None,
+            replicas: 1,
+            min_insync: 1,
         }
     }
 }
@@ -86,6 +99,13 @@ impl TopicConfig {
         }
         if self.on_produce.as_ref().is_some_and(|version| version.check().is_err()) {
             return Err(TopicError::CheckParams);
+        }
+        if !(1..=limits::REPLICAS_MAX as u32).contains(&self.replicas) {
+            return Err(TopicError::Replicas(self.replicas));
+        }
+        if !(1..=self.replicas).contains(&self.min_insync) {
+            let (min_insync, replicas) = (self.min_insync, self.replicas);
+            return Err(TopicError::MinInsync { min_insync, replicas });
         }
         Ok(())
     }
@@ -116,6 +136,12 @@ pub struct TopicChange {
     /// `Some(None)`: nothing is checked any more.
     #[serde(with = "double_option", skip_serializing_if = "Option::is_none")]
     pub on_produce: Option<Option<Version>>,
+    /// Refused unless it is what the topic has: see [`TopicConfig::replicas`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// See [`TopicConfig::min_insync`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_insync: Option<u32>,
 }
 
 /// Keeps "absent" and "set to nothing" apart on the wire: the latter is an explicit null.
@@ -146,6 +172,9 @@ impl TopicChange {
         if partitions < config.partitions {
             return Err(TopicError::FewerPartitions { now: config.partitions, asked: partitions });
         }
+        if let Some(asked) = self.replicas.filter(|&asked| asked != config.replicas) {
+            return Err(TopicError::ReplicasFixed { now: config.replicas, asked });
+        }
         let changed = TopicConfig {
             partitions,
             retention_ms: self.retention_ms.unwrap_or(config.retention_ms),
@@ -156,6 +185,8 @@ impl TopicChange {
             commit_linger_ms: self.commit_linger_ms.unwrap_or(config.commit_linger_ms),
             batch_bytes_max: self.batch_bytes_max.unwrap_or(config.batch_bytes_max),
             on_produce: self.on_produce.clone().unwrap_or_else(|| config.on_produce.clone()),
+            replicas: config.replicas,
+            min_insync: self.min_insync.unwrap_or(config.min_insync),
         };
         changed.check()?;
         Ok(changed)
@@ -178,7 +209,8 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
 }
 
 /// Why a topic cannot be as asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TopicError {
     /// The name is not allowed.
     #[error(
@@ -213,6 +245,28 @@ pub enum TopicError {
         max = limits::MODULE_PARAMS_BYTES_MAX
     )]
     CheckParams,
+    /// Too few or too many replicas.
+    #[error("{0} replicas: a partition has 1 to {max}", max = limits::REPLICAS_MAX)]
+    Replicas(u32),
+    /// More in sync than there are, or none.
+    #[error("min-insync {min_insync} with {replicas} replicas: choose 1 to {replicas}")]
+    MinInsync {
+        /// How many were to be in sync.
+        min_insync: u32,
+        /// How many there are.
+        replicas: u32,
+    },
+    /// Replicas are not a setting that is altered.
+    #[error(
+        "the topic was made with {now} replicas, and altering does not move copies (asked: \
+         {asked}): move its partitions with `weir topic reassign`"
+    )]
+    ReplicasFixed {
+        /// How many it was made with.
+        now: u32,
+        /// How many were asked for.
+        asked: u32,
+    },
 }
 
 #[cfg(test)]
@@ -246,6 +300,38 @@ mod tests {
         assert_eq!(nothing.apply(&changed), Ok(changed));
         let fewer = TopicChange { partitions: Some(3), ..TopicChange::default() };
         assert!(matches!(fewer.apply(&config), Err(TopicError::FewerPartitions { .. })));
+    }
+
+    /// Goal: how many must be in sync can be changed within what there is, how many there are
+    /// cannot; a topic with one copy is encoded as it was before there were more.
+    #[test]
+    fn replicas() {
+        let config = TopicConfig { replicas: 3, min_insync: 2, ..TopicConfig::default() };
+        assert_eq!(config.check(), Ok(()));
+        let insync = |n| TopicChange { min_insync: Some(n), ..TopicChange::default() };
+        assert_eq!(insync(3).apply(&config).unwrap().min_insync, 3);
+        for wrong in [0, 4] {
+            let refused = Err(TopicError::MinInsync { min_insync: wrong, replicas: 3 });
+            assert_eq!(insync(wrong).apply(&config), refused);
+        }
+        let replicas = |n| TopicChange { replicas: Some(n), ..TopicChange::default() };
+        assert_eq!(replicas(3).apply(&config), Ok(config.clone()));
+        let refused = replicas(2).apply(&config).unwrap_err();
+        assert_eq!(refused, TopicError::ReplicasFixed { now: 3, asked: 2 });
+        assert!(refused.to_string().contains("weir topic reassign"), "{refused}");
+        for wrong in [0, limits::REPLICAS_MAX as u32 + 1] {
+            let many = TopicConfig { replicas: wrong, ..TopicConfig::default() };
+            assert_eq!(many.check(), Err(TopicError::Replicas(wrong)));
+        }
+        let encoded = |config: &TopicConfig| {
+            let mut bytes = Vec::new();
+            ciborium::into_writer(config, &mut bytes).unwrap();
+            bytes
+        };
+        let names = |config| String::from_utf8_lossy(&encoded(config)).contains("replicas");
+        assert!(names(&config) && !names(&TopicConfig::default()));
+        let read: TopicConfig = ciborium::from_reader(&encoded(&config)[..]).unwrap();
+        assert_eq!(read, config);
     }
 
     /// Goal: a check is set, kept and taken away by changes, and a topic without one is encoded as

@@ -74,6 +74,8 @@ pub fn topic_config() -> TopicConfig {
         commit_linger_ms: 25,
         batch_bytes_max: 65_536,
         on_produce: None,
+        replicas: 1,
+        min_insync: 1,
     }
 }
 
@@ -153,6 +155,14 @@ pub fn requests() -> Vec<Request> {
                 nodes: vec![NodeId(2), NodeId(1)],
             },
         },
+        Request::AlterTopic {
+            name: "orders".into(),
+            change: TopicChange {
+                replicas: Some(3),
+                min_insync: Some(2),
+                ..TopicChange::default()
+            },
+        },
     ]
 }
 
@@ -209,6 +219,14 @@ pub fn responses() -> Vec<Response> {
         Response::Status(Box::new(NodeStatus { checks: vec![checked()], ..status() })),
         Response::Deployments { deployments: vec![taken_over()] },
         Response::Cluster(Box::new(cluster())),
+        Response::Topics {
+            topics: vec![TopicInfo {
+                id: TOPIC,
+                name: "orders".into(),
+                config: TopicConfig { replicas: 3, min_insync: 2, ..topic_config() },
+                created_at: TIME,
+            }],
+        },
     ]
 }
 

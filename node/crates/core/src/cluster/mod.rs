@@ -133,8 +133,19 @@ pub struct ClusterChange {
     pub partitions: BTreeMap<PartitionId, Option<Assignment>>,
 }
 
+impl ClusterChange {
+    /// This change and a later one.
+    #[must_use]
+    pub fn and(mut self, later: ClusterChange) -> ClusterChange {
+        self.nodes.extend(later.nodes);
+        self.partitions.extend(later.partitions);
+        self
+    }
+}
+
 /// Why an ask is refused. Nothing changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ClusterError {
     /// The node never registered.
     #[error("node {0} is not registered")]
@@ -199,6 +210,22 @@ impl Cluster {
         &self.partitions
     }
 
+    /// The newest incarnation that was given.
+    #[must_use]
+    pub fn last_incarnation(&self) -> Incarnation {
+        self.last_incarnation
+    }
+
+    /// An image as it was when these were read from it.
+    #[must_use]
+    pub fn of(
+        nodes: BTreeMap<NodeId, Node>,
+        partitions: BTreeMap<PartitionId, Assignment>,
+        last_incarnation: Incarnation,
+    ) -> Cluster {
+        Cluster { nodes, partitions, last_incarnation }
+    }
+
     /// Decides an ask. Nothing changes until the result is applied.
     ///
     /// # Errors
@@ -236,6 +263,20 @@ impl Cluster {
                 Ok(one(*partition, next))
             }
         }
+    }
+
+    /// The change that lets appends of these partitions be taken with so many replicas in sync;
+    /// not more than each has. Partitions that have no place are passed over.
+    #[must_use]
+    pub fn with_min_insync(&self, partitions: &[PartitionId], min_insync: u32) -> ClusterChange {
+        let changed = partitions.iter().filter_map(|&id| {
+            let known = self.partitions.get(&id)?;
+            let min_insync = min_insync.clamp(1, known.replicas.len() as u32);
+            let mut next = Assignment { min_insync, ..known.clone() };
+            next.partition_epoch.0 += 1;
+            (min_insync != known.min_insync).then_some((id, Some(next)))
+        });
+        ClusterChange { partitions: changed.collect(), ..ClusterChange::default() }
     }
 
     /// Applies a change.

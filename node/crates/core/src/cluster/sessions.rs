@@ -33,6 +33,21 @@ impl Sessions {
         Sessions { timeout, heard: BTreeMap::new(), elected_at: now }
     }
 
+    /// A node was heard of at this time, perhaps before this controller began to lead: whoever
+    /// was elected since the leading one fell silent need not give that a whole timeout again.
+    pub fn note_heard(&mut self, node: NodeId, at: Duration) {
+        self.heard.insert(node, at);
+    }
+
+    /// When [`Sessions::poll_expired`] may next have something to say; `None`: not before another
+    /// node registers or comes back.
+    #[must_use]
+    pub fn poll_at(&self, cluster: &Cluster) -> Option<Duration> {
+        let there = cluster.nodes().iter().filter(|(_, node)| !node.fenced);
+        let heard = there.map(|(id, _)| self.heard.get(id).copied().unwrap_or(self.elected_at));
+        heard.min().map(|heard| heard + self.timeout)
+    }
+
     /// A node said that it lives.
     pub fn handle_heartbeat(
         &mut self,

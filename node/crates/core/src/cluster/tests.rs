@@ -219,6 +219,12 @@ fn sessions() {
     let expired = sessions.poll_expired(at(1_600), &cluster);
     let Lead { node, incarnation } = nodes[0];
     assert_eq!(expired, [ClusterAsk::Fence { node, incarnation }]);
+    assert_eq!(sessions.poll_at(&cluster), Some(at(1_500)));
+    let mut later = Sessions::new(at(2_000), at(1_000));
+    later.note_heard(nodes[1].node, at(1_200));
+    assert_eq!(later.poll_at(&cluster), Some(at(2_200)));
+    assert!(later.poll_expired(at(2_200), &cluster).is_empty());
+    assert_eq!(later.poll_expired(at(2_201), &cluster).len(), 1, "it was silent before, too");
     ask(&mut cluster, expired[0].clone()).unwrap();
     assert!(sessions.poll_expired(at(1_700), &cluster).is_empty());
     let back = ClusterAsk::Unfence { node, incarnation };

@@ -37,7 +37,8 @@ pub struct AllowedHost {
 }
 
 /// Why hosts, a timeout or certificates are not acceptable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HttpGrantError {
     /// Not a host.
     #[error("`{0}` is not HOST or HOST:PORT: give a host's name or address, without http:// or /")]

@@ -28,7 +28,7 @@ pub mod outbox;
 use crate::ids::{Offset, PartitionIndex, TimestampMs};
 use crate::limits;
 use crate::module::name::{ModuleName, ModuleRef};
-use crate::module::{ModuleError, ModuleKind};
+use crate::module::{KindName, ModuleError, ModuleKind, kind_name};
 use http::{HttpGrant, HttpGrantError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,7 +220,8 @@ pub fn is_internal(topic: &str) -> bool {
 }
 
 /// Why a deployment is not acceptable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeployError {
     /// A name that cannot be.
     #[error(
@@ -237,9 +238,11 @@ pub enum DeployError {
         /// Which.
         module: ModuleRef,
         /// What it is.
-        is: &'static str,
+        #[serde(deserialize_with = "kind_name")]
+        is: KindName,
         /// What it must be.
-        wanted: &'static str,
+        #[serde(deserialize_with = "kind_name")]
+        wanted: KindName,
     },
     /// There is a deployment of this name.
     #[error("deployment `{0}` exists already; replace its module, or delete it first")]

@@ -2,11 +2,13 @@
 
 use super::Image;
 use crate::module::name::ModuleRef;
-use crate::module::{ModuleError, ModuleKind};
+use crate::module::{KindName, ModuleError, ModuleKind, kind_name};
 use crate::topic::TopicConfig;
+use serde::{Deserialize, Serialize};
 
 /// Why a topic cannot be checked so, or a module not be deleted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CheckError {
     /// There is no such module.
     #[error(transparent)]
@@ -17,7 +19,8 @@ pub enum CheckError {
         /// Which.
         module: ModuleRef,
         /// What it is.
-        is: &'static str,
+        #[serde(deserialize_with = "kind_name")]
+        is: KindName,
     },
     /// The module version checks a topic.
     #[error(

@@ -10,9 +10,11 @@ use crate::limits;
 use crate::module::ModuleError;
 use crate::module::name::ModuleRef;
 use crate::topic::TopicConfig;
+use serde::{Deserialize, Serialize};
 
 /// What an operator asks of deployments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeployAsk {
     /// Create a deployment, with its outbox and dead-letter topic where it needs them.
     Create {
@@ -159,15 +161,17 @@ impl Image {
         };
         let (next_topic, next_partition) = (self.next_topic + 1, self.next_partition);
         let mut fresh = Fresh { image: self, now, next_topic, next_partition, topics: Vec::new() };
-        let partitions = input.config.partitions;
+        // What comes of an input is kept as safely as the input.
+        let TopicConfig { partitions, replicas, min_insync, .. } = input.config;
+        let like_input = TopicConfig { partitions, replicas, min_insync, ..TopicConfig::default() };
         if let Some(outbox) = deployment.outbox_topic() {
             // What every destination has is trimmed; nothing else may go.
-            let config = TopicConfig { partitions, retention_ms: None, ..TopicConfig::default() };
+            let config = TopicConfig { retention_ms: None, ..like_input.clone() };
             fresh.topic(outbox, config)?;
         }
         if let Some(dead) = deployment.dead_letter_topic().filter(|t| self.topic(t).is_none()) {
             crate::topic::check_name(&dead)?;
-            fresh.topic(dead, TopicConfig { partitions, ..TopicConfig::default() })?;
+            fresh.topic(dead, like_input)?;
         }
         let topics = fresh.topics;
         Ok(Change::PutDeployment { deployment: Box::new(deployment), topics })

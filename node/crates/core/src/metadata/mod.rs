@@ -53,7 +53,8 @@ pub struct Image {
 }
 
 /// What a node or operator asks of the metadata.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// Create a topic.
     Create {
@@ -120,7 +121,8 @@ pub enum Change {
 }
 
 /// Why a request is refused. Nothing changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MetadataError {
     /// There is a topic of this name.
     #[error("topic `{0}` exists already")]

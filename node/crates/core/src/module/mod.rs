@@ -7,7 +7,7 @@ pub mod name;
 use crate::ids::TimestampMs;
 use crate::limits;
 use name::ModuleRef;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What kind of work a module does: the WIT world that it was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,6 +36,14 @@ impl ModuleKind {
     }
 }
 
+/// A [`ModuleKind`]'s name, in errors that travel.
+pub type KindName = &'static str;
+
+/// Reads a name that [`ModuleKind::name`] gives, and no other.
+pub(crate) fn kind_name<'de, D: Deserializer<'de>>(from: D) -> Result<KindName, D::Error> {
+    ModuleKind::deserialize(from).map(ModuleKind::name)
+}
+
 /// One version of a module, as metadata knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
@@ -56,7 +64,8 @@ pub struct Module {
 }
 
 /// Why a module is not acceptable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ModuleError {
     /// A name that cannot be.
     #[error(

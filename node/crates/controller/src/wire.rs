@@ -1,0 +1,228 @@
+//! Messages between controllers: CBOR, one request and one answer. Whatever arrives is checked here
+//! before openraft sees it, since it takes order and continuity for granted.
+
+use crate::raft::{Entry, LogId, SnapshotMeta, Types, Vote, node};
+use bytes::Bytes;
+use openraft::EntryPayload;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use weir_core::controller::{Command, Done, Refused};
+use weir_core::ids::{Incarnation, NodeId};
+use weir_core::limits;
+
+/// What one controller asks of another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Entries, or none of them: the leading controller is there.
+    Append(AppendEntriesRequest<Types>),
+    /// A vote.
+    Vote(VoteRequest<u64>),
+    /// A part of a snapshot, in order.
+    Snapshot(SnapshotPart),
+    /// A command to decide, at the leading controller.
+    Submit(Command),
+    /// What the other holds. Changes nothing.
+    Probe {},
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Append`].
+    Append {
+        /// What became of the entries.
+        answer: AppendEntriesResponse<u64>,
+        /// The life of the node that answers, if it has registered: this is its heartbeat.
+        life: Option<Incarnation>,
+    },
+    /// To [`Request::Vote`].
+    Vote(VoteResponse<u64>),
+    /// To [`Request::Snapshot`].
+    Snapshot {
+        /// The newest vote that it knows.
+        vote: Vote,
+        /// Where the next part must begin; the whole length once it is installed.
+        next: u64,
+    },
+    /// To [`Request::Submit`].
+    Submit(Submitted),
+    /// To [`Request::Probe`].
+    Probe(Holds),
+    /// It was not done, and had no effect.
+    Error(PeerError),
+}
+
+/// What became of a command at the leading controller.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Submitted {
+    /// It was decided, by the entry at this index.
+    Decided {
+        /// How.
+        result: Result<Done, Refused>,
+        /// Where.
+        index: u64,
+    },
+    /// Another leads, or nobody; nothing was done.
+    NotLeader,
+    /// Nothing was done.
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+    /// It may have been done.
+    Unknown {
+        /// Why that is not known.
+        reason: String,
+    },
+}
+
+/// What a controller holds on its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    /// Whether its disk may speak for the node.
+    pub joined: bool,
+    /// The newest vote that it knows.
+    pub vote: Vote,
+    /// Its newest entry.
+    pub last: Option<LogId>,
+    /// The nodes of the site, as it was told.
+    pub members: Vec<NodeId>,
+}
+
+/// A part of a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotPart {
+    /// The vote of who sends it.
+    pub vote: Vote,
+    /// What it is of.
+    pub meta: SnapshotMeta,
+    /// Where this part begins, in bytes.
+    pub at: u64,
+    /// Whether it is the last.
+    pub done: bool,
+    /// Its bytes.
+    pub data: Bytes,
+}
+
+/// Why a request had no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerError {
+    /// It is not among the nodes that this one was told of.
+    #[error("node {0} is not among the nodes that this one was told of")]
+    NotAMember(NodeId),
+    /// Too long.
+    #[error("a message of {bytes} bytes; the most is {max}")]
+    TooLarge {
+        /// How long.
+        bytes: usize,
+        /// The most.
+        max: usize,
+    },
+    /// Not a message that this version knows, or one that contradicts itself.
+    #[error("not a message that this version of weir takes: {0}")]
+    Malformed(String),
+    /// A disk that may have forgotten votes does not give any.
+    #[error("its disk was empty, and what the others hold does not yet say that it may vote")]
+    Withheld,
+    /// Too much is under way.
+    #[error("too many commands wait to be decided")]
+    Busy,
+    /// It is about to stop, or its engine did.
+    #[error("its controller is stopped")]
+    Stopped,
+}
+
+/// A message as bytes.
+pub fn encode<T: Serialize>(message: &T) -> Bytes {
+    crate::store::encode(message).into()
+}
+
+/// A message of bytes that anybody may have sent.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PeerError> {
+    let max = limits::CONTROLLER_MESSAGE_BYTES_MAX;
+    if bytes.len() > max {
+        return Err(PeerError::TooLarge { bytes: bytes.len(), max });
+    }
+    let malformed = |error: String| PeerError::Malformed(error);
+    let mut rest = bytes;
+    let message =
+        ciborium::from_reader(&mut rest).map_err(|error| malformed(format!("{error}")))?;
+    match rest.is_empty() {
+        true => Ok(message),
+        false => Err(malformed("something follows the message".to_owned())),
+    }
+}
+
+/// Checks entries that `from` sends as the leading controller of a site of `members`: that the vote
+/// is its own and was won, that entries follow each other and what is before them, and that they
+/// make no other nodes voters.
+pub fn check_append(
+    from: NodeId,
+    members: &[NodeId],
+    request: &AppendEntriesRequest<Types>,
+) -> Result<(), PeerError> {
+    check_leader(from, &request.vote)?;
+    let mut before = request.prev_log_id;
+    for entry in &request.entries {
+        let follows = match before {
+            Some(before) => {
+                entry.log_id.index == before.index.wrapping_add(1)
+                    && entry.log_id.leader_id >= before.leader_id
+            }
+            None => entry.log_id.index == 0,
+        };
+        if !follows || entry.log_id.leader_id > request.vote.leader_id {
+            return malformed("entries that do not follow each other");
+        }
+        check_entry(members, entry)?;
+        before = Some(entry.log_id);
+    }
+    Ok(())
+}
+
+fn check_entry(members: &[NodeId], entry: &Entry) -> Result<(), PeerError> {
+    match &entry.payload {
+        EntryPayload::Membership(membership) => check_membership(members, membership),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that all voters are members, and that there are some.
+pub fn check_membership(
+    members: &[NodeId],
+    membership: &openraft::Membership<u64, openraft::EmptyNode>,
+) -> Result<(), PeerError> {
+    let configs = membership.get_joint_config();
+    let known = |id: &u64| node(*id).is_some_and(|id| members.contains(&id));
+    let sound = configs.iter().all(|config| !config.is_empty() && config.iter().all(known));
+    match sound && !configs.is_empty() {
+        true => Ok(()),
+        false => malformed("voters that this node was not told of"),
+    }
+}
+
+/// Checks that a vote is `from`'s own and was won.
+pub fn check_leader(from: NodeId, vote: &Vote) -> Result<(), PeerError> {
+    match vote.committed && node(vote.leader_id.node_id) == Some(from) {
+        true => Ok(()),
+        false => malformed("it does not lead by the vote that it shows"),
+    }
+}
+
+/// Checks that `from` asks for a vote for itself.
+pub fn check_vote(from: NodeId, request: &VoteRequest<u64>) -> Result<(), PeerError> {
+    let vote = &request.vote;
+    match !vote.committed && vote.leader_id.term > 0 && node(vote.leader_id.node_id) == Some(from) {
+        true => Ok(()),
+        false => malformed("it asks for a vote that is not for itself"),
+    }
+}
+
+fn malformed<T>(what: &str) -> Result<T, PeerError> {
+    Err(PeerError::Malformed(what.to_owned()))
+}
