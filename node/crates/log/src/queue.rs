@@ -523,7 +523,7 @@ fn check(request: &AppendRequest) -> Result<(), AppendError> {
     let batch = request.batch.is_empty()
         || BatchHeader::decode(&request.batch).is_ok_and(|batch| {
             batch.total_bytes() == request.batch.len()
-                && batch.base_offset == header.base_offset
+                && (batch.base_offset, batch.epoch) == (header.base_offset, header.epoch)
                 && batch.end_offset() == header.end_offset()
         });
     match bounded && state && batch {

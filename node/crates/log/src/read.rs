@@ -331,6 +331,9 @@ impl<C: Chunk> Walk<'_, C> {
 /// Whether the batch of an entry is as it was written.
 fn is_sound(header: &EntryHeader, entry: &Bytes) -> bool {
     header.batch_len == 0
-        || RecordBatch::decode_trusted(entry.slice(header.batch_at()..))
-            .is_ok_and(|sound| sound.header().base_offset == header.base_offset)
+        || RecordBatch::decode_trusted(entry.slice(header.batch_at()..)).is_ok_and(|sound| {
+            // These two are not under the batch's own checksum.
+            let batch = sound.header();
+            (batch.base_offset, batch.epoch) == (header.base_offset, header.epoch)
+        })
 }

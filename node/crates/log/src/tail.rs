@@ -55,7 +55,8 @@ impl TailCache {
     /// Forgets what lies below `start`.
     pub(crate) fn advance_start(&self, partition: PartitionId, start: Offset) {
         let mut evicted = Vec::new();
-        self.tail().pop_front_while(partition, &mut evicted, |entry| entry.header.end_offset() <= start);
+        self.tail()
+            .pop_front_while(partition, &mut evicted, |entry| entry.header.end_offset() <= start);
     }
 
     /// Forgets a partition.
@@ -121,7 +122,9 @@ impl Tail {
             let partitions = &self.partitions;
             self.order.retain(|(partition, base)| {
                 let entries = partitions.get(partition);
-                entries.is_some_and(|e| e.front().is_some_and(|front| front.header.base_offset <= *base))
+                entries.is_some_and(|e| {
+                    e.front().is_some_and(|front| front.header.base_offset <= *base)
+                })
             });
         }
     }

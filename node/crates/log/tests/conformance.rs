@@ -148,16 +148,15 @@ impl Redb {
         let first = below(view.log_start);
         let start = first.as_ref().map_or(Offset(end), |entry| entry.header.base_offset);
         let kept: Vec<_> = std::iter::successors(first, |e| below(e.header.end_offset())).collect();
-        let answer = log.reset(id.0, PartitionView { log_start: start, ..PartitionView::default() });
+        let answer =
+            log.reset(id.0, PartitionView { log_start: start, ..PartitionView::default() });
         assert!(matches!(answer, Answer::Cut(_)), "{answer:?}");
         for entry in kept {
             log.log.append(support::request_of(&entry)).unwrap();
             log.recorder.wait_durable(id.0, entry.header.end_offset());
         }
         log.log.trim(id, view.log_start).unwrap();
-        if start < view.log_start {
-            log.recorder.wait_start(id.0, view.log_start);
-        }
+        self.barrier();
     }
 
     /// Waits until everything sent is done, by an entry in a partition nobody looks at.

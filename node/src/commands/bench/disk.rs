@@ -19,7 +19,8 @@ use weir_core::partition::view::PartitionView;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, set_base};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
 use weir_log::{
-    AppendError, AppendRequest, CutError, Log, LogConfig, LogEvents, RealDisk, ShardStats, SystemClock,
+    AppendError, AppendRequest, CutError, Log, LogConfig, LogEvents, RealDisk, ShardStats,
+    SystemClock,
 };
 
 use super::args::DiskArgs;

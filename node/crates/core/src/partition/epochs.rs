@@ -102,7 +102,10 @@ mod tests {
         }
         assert_eq!(epochs, rows(&[(1, 0), (2, 5), (4, 9)]));
         let at = |offset| at(&epochs, Offset(offset)).map(|epoch| epoch.0);
-        assert_eq!([at(-1), at(0), at(4), at(5), at(99)], [None, Some(1), Some(1), Some(2), Some(4)]);
+        assert_eq!(
+            [at(-1), at(0), at(4), at(5), at(99)],
+            [None, Some(1), Some(1), Some(2), Some(4)]
+        );
         cut(&mut epochs, Offset(9));
         assert_eq!(epochs, rows(&[(1, 0), (2, 5)]));
         advance(&mut epochs, Offset(7));

@@ -10,7 +10,9 @@ use weir_core::entry::{EntryHeader, EntryKind, StateChange, encode_state};
 use weir_core::partition::view::PartitionView;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
-use weir_log::{AppendRequest, Clock, CutError, Disk, Log, LogConfig, LogEvents, LoggedEntry, ReadError};
+use weir_log::{
+    AppendRequest, Clock, CutError, Disk, Log, LogConfig, LogEvents, LoggedEntry, ReadError,
+};
 
 /// How long a test waits for what must happen before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
