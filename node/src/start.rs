@@ -105,8 +105,7 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
         Off::On(rack) => Some(rack.as_str()),
         Off::Off => None,
     };
-    config.cluster =
-        config::part(&config.node_name, &settings.members, rack, settings.role)?;
+    config.cluster = config::part(&config.node_name, &settings.members, rack, settings.role)?;
     set_log(&mut config.log, settings);
     Ok(config)
 }

@@ -1,6 +1,8 @@
 //! What the end-to-end tests share.
 
 pub mod guests;
+pub mod history;
 pub mod node_process;
+pub mod site;
 pub mod wall_clock;
 pub mod web_server;

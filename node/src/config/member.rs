@@ -134,7 +134,8 @@ mod tests {
         assert_eq!(entry.to_string().parse::<MemberEntry>().unwrap(), entry);
         let six: MemberEntry = "3=c@[fd00::3]:7447".parse().unwrap();
         assert_eq!(six.member.address, "[fd00::3]:7447");
-        for wrong in ["", "edge-2@h:1", "0=a@h:1", "1=@h:1", "1=a@h", "1=a@:1", "1=a@h:x", "x=a@h:1"]
+        for wrong in
+            ["", "edge-2@h:1", "0=a@h:1", "1=@h:1", "1=a@h", "1=a@:1", "1=a@h:x", "x=a@h:1"]
         {
             assert!(wrong.parse::<MemberEntry>().unwrap_err().contains(WANTED), "{wrong}");
         }

@@ -367,17 +367,6 @@ impl Settings {
         ]
     }
 
-    /// All nodes of the cluster that this one is part of, the same list on each: one to five texts
-    /// NUMBER=NAME@HOST:PORT, such as "1=edge-1@10.0.0.1:7447". The node finds itself in it by its
-    /// name; the numbers are kept for ever. All need certificates of one authority (`weir cert
-    /// node`). Without members the node is alone.
-    members: Vec<MemberEntry> = "cluster.members", Vec::new();
-    /// Where the node stands, or `off`: replicas of a partition are spread over racks.
-    rack: Off<String> = "cluster.rack", Off::Off;
-    /// What the node does in the cluster: data (hold records and vote) or witness (only vote, so
-    /// that of two nodes with records either may fail).
-    role: ClusterRole = "cluster.role", ClusterRole::Data;
-
     /// What clients without a certificate may do; nothing: certificates are required.
     pub fn anonymous_roles(&self) -> Vec<Role> {
         match &self.anonymous.0 {

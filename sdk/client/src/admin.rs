@@ -318,8 +318,7 @@ impl Admin {
         nodes: &[NodeId],
     ) -> Result<(), RequestError> {
         let (topic, nodes) = (topic.to_owned(), nodes.to_vec());
-        let ask =
-            ClusterChangeAsk::Reassign { topic, partition: PartitionIndex(partition), nodes };
+        let ask = ClusterChangeAsk::Reassign { topic, partition: PartitionIndex(partition), nodes };
         self.ask_done(&Request::ChangeCluster { ask }).await
     }
 

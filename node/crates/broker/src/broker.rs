@@ -26,18 +26,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weir_controller::Controller;
 use weir_core::ids::{DiskId, Incarnation, NodeId};
 use weir_core::limits;
 use weir_core::metadata::{GROUPS_PARTITION, Image};
 use weir_core::partition::assignment::Lead;
 use weir_core::partition::view::PartitionView;
-use weir_controller::Controller;
 use weir_core::wire::message::NodeStatus;
 use weir_core::{LeaderEpoch, PartitionId, TimestampMs};
 use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
 use weir_transport::{
-    Authority, AuthorityError, BindError, ClientAuth, ClientEndpoint, ClientTls, Clock, CloseReason, ConnectionLimit,
-    ListenConfig, NodeCredentials, NodeNames, ServerEndpoint, Windows,
+    Authority, AuthorityError, BindError, ClientAuth, ClientEndpoint, ClientTls, Clock,
+    CloseReason, ConnectionLimit, ListenConfig, NodeCredentials, NodeNames, ServerEndpoint,
+    Windows,
 };
 
 /// What a controller keeps, in the data folder.
@@ -161,11 +162,7 @@ impl Shared {
     /// Where to send what concerns a partition, if this node is not the one to ask. What another
     /// node sent is never sent on.
     #[must_use]
-    pub fn route(
-        &self,
-        session: &Session,
-        partition: &Partition,
-    ) -> Option<(&Arc<Peers>, NodeId)> {
+    pub fn route(&self, session: &Session, partition: &Partition) -> Option<(&Arc<Peers>, NodeId)> {
         let site = self.site.as_ref()?;
         if session.is_forwarded() {
             return None;
@@ -314,7 +311,9 @@ impl Broker {
             async move { courier.run().await }
         });
         if let Some(site) = site {
-            let controller = open_controller(&shared.config, &site, node.disk.unwrap_or_else(fresh_disk)).await?;
+            let controller =
+                open_controller(&shared.config, &site, node.disk.unwrap_or_else(fresh_disk))
+                    .await?;
             site.start(&shared, controller);
         }
         tracing::info!(%address, "serving");
@@ -431,14 +430,7 @@ impl Opened {
         let kv = KvStore::open(disk, config.data_dir.join("meta.redb"))?;
         let (store, node, image) = Store::open(kv, &fresh_cluster_id(), fresh_disk())?;
         check_folders(config, &image)?;
-        Ok(Opened {
-            log: Arc::new(log),
-            views,
-            store: Arc::new(store),
-            node,
-            image,
-            wall,
-        })
+        Ok(Opened { log: Arc::new(log), views, store: Arc::new(store), node, image, wall })
     }
 }
 
@@ -490,9 +482,9 @@ async fn open_controller(
     let kv = tokio::task::spawn_blocking(move || KvStore::open(Arc::new(RealDisk), file)).await;
     let kv = kv.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))??;
     let ClusterConfig { me, members, rack, witness } = &site.config;
-    let members = members.iter().map(|(&id, member)| {
-        (id, weir_controller::Member { address: member.address.clone() })
-    });
+    let members = members
+        .iter()
+        .map(|(&id, member)| (id, weir_controller::Member { address: member.address.clone() }));
     let config = weir_controller::Config {
         node: *me,
         members: members.collect(),

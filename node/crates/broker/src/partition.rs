@@ -64,7 +64,6 @@ pub struct Partition {
     delivering: Mutex<()>,
 }
 
-
 #[derive(Debug)]
 struct Inner {
     replica: Replica<Parked>,
@@ -248,12 +247,7 @@ impl Partition {
     /// once the entry is committed, or at once if it is refused.
     ///
     /// Never blocks. Entries of one partition reach the log in the order of these calls.
-    pub fn append(
-        &self,
-        now: TimestampMs,
-        payload: Payload,
-        reply: impl FnOnce(Place) -> Parked,
-    ) {
+    pub fn append(&self, now: TimestampMs, payload: Payload, reply: impl FnOnce(Place) -> Parked) {
         let (count, bytes) = (payload.count, payload.batch_bytes());
         let mut inner = self.inner();
         let appended = inner.append(self.id, &self.log, now, payload);

@@ -156,18 +156,19 @@ impl ProduceStream {
     }
 
     /// The way to the leader, if that is another node.
-    fn upstream(&mut self, header: &ProduceHeader) -> Option<&Upstream> {
+    fn upstream(&mut self, header: &ProduceHeader) -> Option<Upstream> {
         self.session.shared.site.as_ref()?;
         // What is wrong with it is told where it would be appended.
         let partition = self.partition(header.topic, header.partition).ok()?;
         let (peers, leader) = self.session.shared.route(&self.session, &partition)?;
-        let way = self.upstreams.entry(leader).or_insert_with(|| {
-            Upstream::open(peers.clone(), leader, self.queue.clone())
-        });
+        let way = self
+            .upstreams
+            .entry(leader)
+            .or_insert_with(|| Upstream::open(peers.clone(), leader, self.queue.clone()));
         if way.is_lost() {
             *way = Upstream::open(peers.clone(), leader, self.queue.clone());
         }
-        Some(way)
+        Some(way.clone())
     }
 
     /// Waits until the node has room for a batch of this size.

@@ -123,9 +123,7 @@ impl Registry {
                 self.log.set_retention(partition, retention(&topic.config));
             }
         }
-        let orphan = |id: &&PartitionId| {
-            **id != GROUPS_PARTITION && !state.by_id.contains_key(*id)
-        };
+        let orphan = |id: &&PartitionId| **id != GROUPS_PARTITION && !state.by_id.contains_key(*id);
         for &id in views.keys().filter(orphan) {
             tracing::info!(partition = %id, "dropping a partition whose topic was deleted");
             if let Err(error) = self.log.delete_partition(id) {
@@ -450,11 +448,7 @@ impl Registry {
 }
 
 impl State {
-    fn new(
-        image: Image,
-        standing: Standing,
-        views: HashMap<PartitionId, PartitionView>,
-    ) -> State {
+    fn new(image: Image, standing: Standing, views: HashMap<PartitionId, PartitionView>) -> State {
         State { image, standing, views, by_id: HashMap::new(), by_index: HashMap::new() }
     }
 

@@ -1,6 +1,7 @@
 //! Going on after a loss that a node does not accept by itself: see [`weir_log::Repair`].
 
 use crate::broker::{StartError, fresh_cluster_id};
+use crate::cluster::fresh_disk;
 use crate::config::BrokerConfig;
 use crate::store::Store;
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ impl Losses {
         // First: it holds the lock against a running node.
         let mut repair = Repair::open(config.log.clone(), disk.clone())?;
         let kv = KvStore::open(disk, config.data_dir.join("meta.redb"))?;
-        let (_, _, image) = Store::open(kv, &fresh_cluster_id())?;
+        let (_, _, image) = Store::open(kv, &fresh_cluster_id(), fresh_disk())?;
         let mut names = BTreeMap::from([(GROUPS_PARTITION, "positions of groups".to_owned())]);
         for topic in image.topics() {
             let partitions = topic.partitions.iter().enumerate();

@@ -127,16 +127,11 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
 
 /// What another node of the cluster has to answer, it is asked here, once the client's rights are
 /// known.
-async fn elsewhere(
-    session: &Session,
-    request: &Request,
-) -> Option<Result<Response, WireError>> {
+async fn elsewhere(session: &Session, request: &Request) -> Option<Result<Response, WireError>> {
     let shared = &session.shared;
     shared.site.as_ref().filter(|_| !session.is_forwarded())?;
     let refused = match request {
-        Request::CommitPositions { positions, .. } => {
-            check_positions(session, positions).err()
-        }
+        Request::CommitPositions { positions, .. } => check_positions(session, positions).err(),
         Request::FetchPositions { .. } | Request::ListGroups {} => {
             session.authorize(Role::Consume, None).err()
         }
@@ -181,7 +176,10 @@ async fn change_cluster(session: &Session, ask: ClusterChangeAsk) -> Result<Resp
     let ClusterChangeAsk::Reassign { topic, partition, nodes } = ask;
     let known = registry.topic(&topic).ok_or_else(|| unknown_topic(&topic))?;
     let found = registry.partition(known.id, partition).ok_or_else(|| {
-        WireError::new(ErrorCode::UnknownPartition, format!("`{topic}` has no partition {partition}"))
+        WireError::new(
+            ErrorCode::UnknownPartition,
+            format!("`{topic}` has no partition {partition}"),
+        )
     })?;
     let ask = ClusterAsk::Reassign { partition: found.id, target: nodes };
     site.submit(Command::Cluster(ask)).await?;

@@ -183,11 +183,8 @@ impl Session {
     async fn stream(self, mut writer: FrameWriter, mut reader: FrameReader) {
         // A stream opens with a small control message, whole within bounded time.
         // A question between controllers may be larger.
-        let most = if self.is_forwarded() {
-            limits::FRAME_BYTES_MAX
-        } else {
-            limits::CONTROL_BYTES_MAX
-        };
+        let most =
+            if self.is_forwarded() { limits::FRAME_BYTES_MAX } else { limits::CONTROL_BYTES_MAX };
         let first = timeout(limits::REQUEST_READ_TIMEOUT, reader.next(most));
         let frame = match first.await {
             Ok(Ok(Some(frame))) => frame,

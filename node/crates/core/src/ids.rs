@@ -41,7 +41,9 @@ pub struct TimestampMs(pub i64);
 pub struct TopicId(pub u32);
 
 /// The number of a partition within its topic, from 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct PartitionIndex(pub u32);
 
@@ -67,7 +69,9 @@ pub struct LeaderEpoch(pub i32);
 pub struct PartitionEpoch(pub u32);
 
 /// Identifies a node of a cluster, for the cluster's life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct NodeId(pub u32);
 

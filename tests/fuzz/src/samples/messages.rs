@@ -7,7 +7,8 @@ use weir_core::deploy::{
     Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError, Version,
 };
 use weir_core::ids::{
-    Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs, TopicId,
+    Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs,
+    TopicId,
 };
 use weir_core::metadata::{Change, Topic};
 use weir_core::module::name::ModuleRef;

@@ -113,7 +113,7 @@ pub async fn subscription(
 }
 
 /// The way of one client's produce stream to one leader.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     sender: mpsc::Sender<Batch>,
 }

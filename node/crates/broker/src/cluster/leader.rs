@@ -41,10 +41,10 @@ pub async fn serve(
         let _ = writer.finish().await;
         return;
     }
-    let partition = pusher.partition.clone();
+    let (partition, node) = (pusher.partition.clone(), pusher.node);
     let ended = tokio::select! {
         ended = pusher.run(&mut writer) => ended,
-        ended = hear(&partition, pusher.node, &mut reader) => ended,
+        ended = hear(&partition, node, &mut reader) => ended,
     };
     match ended {
         Ok(()) => drop(writer.finish().await),
@@ -132,8 +132,7 @@ impl Pusher {
         loop {
             durable.borrow_and_update();
             progress.borrow_and_update();
-            let Some(Pushing { push, durable_end }) =
-                self.partition.pushing(self.node, self.epoch)
+            let Some(Pushing { push, durable_end }) = self.partition.pushing(self.node, self.epoch)
             else {
                 let error = WireError::new(ErrorCode::NotLeader, "the leadership has ended");
                 return Err(Ended::Refused(error));

@@ -223,7 +223,7 @@ impl ClusterNode {
     /// Leaves the cluster in order.
     pub async fn stop(&self) {
         if let Some(controller) = self.controller.get() {
-            controller.shutdown().await;
+            controller.clone().shutdown().await;
         }
         self.peers.close();
     }

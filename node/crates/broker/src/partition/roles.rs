@@ -4,7 +4,7 @@
 //! Replies leave in log order, although they are released by several threads: whoever releases some
 //! puts them into the outbox while the replica is locked, and one at a time empties it.
 
-use super::{Partition, Progress, Settings, append_error, log_error};
+use super::{Partition, Progress, Settings, log_error};
 use crate::ack::Parked;
 use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use weir_core::cluster::ClusterAsk;
 use weir_core::ids::{DiskId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch};
 use weir_core::partition::assignment::{Assignment, Lead};
-use weir_core::partition::follower::{Accept, Held, Standing, Step};
+use weir_core::partition::follower::{Accept, Standing, Step};
 use weir_core::partition::insync::{self, Lag};
 use weir_core::partition::leader::FollowRefusal;
 use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report};

@@ -11,8 +11,8 @@ use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, T
 use crate::module::Module;
 use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
-use bytes::Bytes;
 use crate::wire::cluster::{ClusterChangeAsk, ClusterStatus};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
