@@ -61,7 +61,7 @@ pub enum CutError {
         file: String,
     },
     /// The file that is needed cannot be read.
-    #[error("what the log said at the cut cannot be read: {0}; reset it")]
+    #[error("what the log said at the cut cannot be read: {0}; try again, or reset it")]
     Unreadable(ReadError),
 }
 

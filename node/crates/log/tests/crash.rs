@@ -11,10 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use support::{Entry, HandClock, Recorder, Running, Seen, Views, entry, small_config};
-use weir_core::partition::producers::ProducerBatch;
 use weir_core::partition::view::PartitionView;
 use weir_core::record::RecordBatch;
-use weir_core::{Offset, PartitionId, ProducerId};
+use weir_core::{Offset, PartitionId};
 use weir_log::sim::{Faults, SimDisk};
 use weir_log::{AppendError, Disk, Log, LogConfig, ReadError};
 
@@ -39,16 +38,7 @@ impl Sent {
     /// What the first `count` entries amount to.
     fn view(&self, count: usize) -> PartitionView {
         let mut view = PartitionView::default();
-        for entry in &self.entries[..count] {
-            let producer = entry.producer.map(|(id, base_sequence)| ProducerBatch {
-                id: ProducerId(id),
-                epoch: 0,
-                base_sequence,
-                count: entry.count(),
-            });
-            let header = entry.request().header;
-            view.apply(&header, &entry.state, producer.as_ref()).unwrap();
-        }
+        support::fold(&mut view, &self.entries[..count]);
         view
     }
 }

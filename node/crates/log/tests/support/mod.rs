@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use weir_core::entry::{EntryHeader, EntryKind, StateChange, encode_state};
+use weir_core::partition::producers::ProducerBatch;
 use weir_core::partition::view::PartitionView;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch};
 use weir_core::{LeaderEpoch, Offset, PartitionId, ProducerId, TimestampMs};
@@ -29,6 +30,7 @@ pub struct Entry {
     /// Event time and value of each record.
     pub records: Vec<(i64, Vec<u8>)>,
     pub state: Vec<StateChange>,
+    pub source: String,
     /// Producer id and base sequence.
     pub producer: Option<(i64, i32)>,
     pub linger: Duration,
@@ -42,6 +44,7 @@ pub fn entry(partition: u32, base: i64) -> Entry {
         append_time: 1_000,
         records: Vec::new(),
         state: Vec::new(),
+        source: String::new(),
         producer: None,
         linger: Duration::ZERO,
     }
@@ -106,9 +109,21 @@ impl Entry {
         batch.into_bytes()
     }
 
+    pub fn source(mut self, source: &str) -> Entry {
+        source.clone_into(&mut self.source);
+        self
+    }
+
+    /// As the log is to give it back.
+    pub fn logged(&self) -> LoggedEntry {
+        let AppendRequest { header, state, source, batch, .. } = self.request();
+        LoggedEntry { header, state, source, batch }
+    }
+
     pub fn request(&self) -> AppendRequest {
         let batch = self.batch();
         let state = encode_state(&self.state);
+        let source = Bytes::from(self.source.clone());
         AppendRequest {
             header: EntryHeader {
                 kind: EntryKind::Entry,
@@ -118,16 +133,37 @@ impl Entry {
                 epoch: LeaderEpoch(self.epoch),
                 append_time: TimestampMs(self.append_time),
                 state_len: state.len() as u32,
-                source_len: 0,
+                source_len: source.len() as u32,
                 batch_len: batch.len() as u32,
             },
             state,
-            source: Bytes::new(),
+            source,
             batch,
             linger: self.linger,
             hold: None,
         }
     }
+}
+
+/// Applies entries to the view of the log that they were appended to.
+pub fn fold<'a>(view: &mut PartitionView, entries: impl IntoIterator<Item = &'a Entry>) {
+    for entry in entries {
+        let producer = entry.producer.map(|(id, base_sequence)| ProducerBatch {
+            id: ProducerId(id),
+            epoch: 0,
+            base_sequence,
+            count: entry.count(),
+        });
+        view.apply(&entry.request().header, &entry.state, producer.as_ref()).unwrap();
+    }
+}
+
+/// A view without epochs that all lie below its log. How long those stay depends on whether the
+/// log start moved before or behind what followed.
+pub fn without_past(view: &PartitionView) -> PartitionView {
+    let mut view = view.clone();
+    view.advance_log_start(view.log_start);
+    view
 }
 
 /// An entry that was read, to append elsewhere.
@@ -371,6 +407,38 @@ impl Running {
     /// The values of all records from `from` on, as read through `read` from the disk.
     pub fn values(&self, partition: u32, from: i64) -> Vec<(i64, Vec<u8>)> {
         values(&self.log, partition, from)
+    }
+}
+
+/// All entries from `from` on, read from the disk in steps of `max_bytes`. What the memory has must
+/// be the same. A file that is just being replaced is waited for.
+pub fn entries(log: &Log, partition: u32, from: Offset, max_bytes: usize) -> Vec<LoggedEntry> {
+    let partition = PartitionId(partition);
+    let mut all: Vec<LoggedEntry> = Vec::new();
+    let mut at = from;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let chunk = match log.read_entries(partition, at, max_bytes) {
+            Err(ReadError::Unavailable { .. }) if Instant::now() < deadline => {
+                std::thread::yield_now();
+                continue;
+            }
+            other => other.unwrap(),
+        };
+        if let Some(cached) = log.read_entries_cached(partition, at, max_bytes) {
+            let common = cached.entries.len().min(chunk.entries.len());
+            assert_eq!(cached.entries[..common], chunk.entries[..common]);
+        }
+        let bytes: usize = chunk.entries.iter().map(|entry| entry.to_bytes().len()).sum();
+        assert_eq!(chunk.bytes, bytes);
+        assert!(bytes <= max_bytes || chunk.entries.len() == 1, "{bytes} of {max_bytes}");
+        if chunk.next_offset == at {
+            assert!(chunk.entries.is_empty());
+            return all;
+        }
+        assert_eq!(chunk.entries.last().map(|e| e.header.end_offset()), Some(chunk.next_offset));
+        at = chunk.next_offset;
+        all.extend(chunk.entries);
     }
 }
 
