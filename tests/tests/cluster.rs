@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use weir_client::{ProducerRecord, TopicConfig};
+use weir_core::ids::NodeId;
 use weir_core::wire::cluster::ClusterStatus;
 use weir_tests::history::{History, read_all};
 use weir_tests::site::Site;
@@ -50,6 +51,49 @@ async fn what_was_acknowledged_outlives_its_leader() -> Result<()> {
     let other = site.client(&[survivor]).await?;
     ensure!(read_all(&other, TOPIC, PARTITIONS).await? == wanted, "after the leader's death");
     other.close().await;
+    client.close().await;
+    Ok(())
+}
+
+/// Goal: an operator sees where everything is, and moves copies while they are in use. Method: a topic
+/// on two of three nodes is moved to the third, which then has all of it and leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_are_moved() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = Site::start(dir.path(), 3).await?;
+    let node = &site.nodes[0];
+    node.weir(&["topic", "create", "moved", "--replicas", "2", "--min-insync", "2"]).expect(0);
+    let client = site.client(&[0]).await?;
+    let producer = client.producer().build().await?;
+    for number in 0..100 {
+        producer.send(ProducerRecord::new("moved", format!("{number}"))).await?.await?;
+    }
+    producer.close().await?;
+    let wanted = read_all(&client, "moved", 1).await?;
+    let held = |status: &ClusterStatus| {
+        let mut rows = status.partitions.iter().filter(|row| row.topic == "moved");
+        rows.next().map(|row| (row.replicas.clone(), row.leader, row.target.is_empty()))
+    };
+    let (before, ..) = held(&site.status(0).await?).context("no such partition")?;
+    let other = (1..=3).map(NodeId).find(|id| !before.contains(id)).context("all hold it")?;
+    let to = format!("{other},{}", before[0]);
+    node.weir(&["topic", "reassign", "moved", "--to", &to]).expect(0);
+    let moved = |status: &ClusterStatus| {
+        held(status) == Some((vec![other, before[0]], Some(other), true))
+    };
+    site.wait(1, moved).await?;
+    let there = site.client(&[other.0 as usize - 1]).await?;
+    ensure!(read_all(&there, "moved", 1).await? == wanted, "the new copy differs");
+    there.close().await;
+
+    let shown = node.weir(&["cluster", "status"]).expect(0);
+    for wanted in ["edge-1", "edge-2", "edge-3", "moved", "__groups", "up"] {
+        ensure!(shown.stdout.contains(wanted), "no {wanted} in:\n{}", shown.stdout);
+    }
+    let json = node.weir(&["cluster", "status", "--json"]).expect(0).json();
+    ensure!(json["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3), "{json}");
+    let refused = node.weir(&["topic", "reassign", "moved", "--to", "1,9"]).expect(4);
+    ensure!(refused.stderr.contains("nodes"), "{}", refused.stderr);
     client.close().await;
     Ok(())
 }

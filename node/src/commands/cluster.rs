@@ -4,7 +4,7 @@ use super::figures::thousands;
 use super::sdk;
 use crate::cli::Globals;
 use crate::connect;
-use crate::exit::CommandResult;
+use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{self, Table};
 use std::time::Duration;
 use weir_core::ids::NodeId;
@@ -24,6 +24,59 @@ Any node of the cluster can be asked. An in-sync replica has everything that was
 partition survives the loss of all its other replicas. LAG is what a replica that the leader hears of
 has yet to store.")]
     Status,
+}
+
+/// Arguments of `weir topic reassign`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir topic reassign readings --partition 0 --to 2,3
+  weir topic reassign readings --to 1,2,3
+
+The new copies are made while the old ones serve; once they have everything they take over, and the
+first node of the list leads. `weir cluster status` shows how far that is.")]
+pub struct ReassignArgs {
+    /// Which topic
+    name: String,
+    /// Which partition; all of them unless given
+    #[arg(long, value_name = "NUMBER")]
+    partition: Option<u32>,
+    /// The nodes that shall hold the copies, by number, the preferred leader first
+    #[arg(long, value_name = "NODES", required = true, value_delimiter = ',')]
+    to: Vec<u32>,
+}
+
+/// Runs `weir topic reassign`.
+pub async fn reassign(globals: &Globals, args: ReassignArgs) -> CommandResult {
+    let ReassignArgs { name, partition, to } = args;
+    let client = connect::client(globals).await?;
+    let doing = format!("reassigning {name}");
+    let known = client.admin().topic(&name).await;
+    let known = known.map_err(|error| sdk::request_failure(&doing, &error))?;
+    let Some(known) = known else {
+        return Err(Failure::new(Exit::Refused, format!("{doing}: there is no such topic"))
+            .next("`weir topic list` shows what there is."));
+    };
+    let partitions = match partition {
+        Some(partition) => vec![partition],
+        None => (0..known.config.partitions).collect(),
+    };
+    let nodes: Vec<NodeId> = to.iter().map(|&number| NodeId(number)).collect();
+    for partition in &partitions {
+        let asked = client.admin().reassign(&name, *partition, &nodes).await;
+        asked.map_err(|error| sdk::request_failure(&doing, &error))?;
+    }
+    client.close().await;
+    if globals.json {
+        return output::print_json(&serde_json::json!({
+            "topic": name, "partitions": partitions, "nodes": to,
+        }));
+    }
+    output::print_line(&format!(
+        "{name}: copies of {} partitions are moved to {}",
+        partitions.len(),
+        list(&nodes)
+    ))
 }
 
 /// Runs the command.

@@ -1,5 +1,6 @@
 //! `weir topic`: makes, shows, changes and deletes topics.
 
+use super::cluster;
 use super::consume::from::From as Place;
 use super::figures::thousands;
 use super::on_produce::{self, OnProduceArgs};
@@ -68,6 +69,8 @@ given; then all of them must be. Copies are not made by altering, but by `weir t
         #[command(flatten)]
         settings: TopicSettings,
     },
+    /// Move the copies of a partition to other nodes of the cluster
+    Reassign(cluster::ReassignArgs),
     /// Delete topics with all their records, for good
     #[command(
         after_help = "Examples:\n  weir topic delete readings\n  weir topic delete a b --yes"
@@ -214,6 +217,7 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
         Command::Describe { names } => describe(globals, &names).await,
         Command::Alter { name, settings } => alter(globals, &name, settings.change()?).await,
         Command::Delete { names, yes, if_exists } => delete(globals, &names, yes, if_exists).await,
+        Command::Reassign(args) => cluster::reassign(globals, args).await,
         Command::Trim { name, partition, before } => trim(globals, &name, partition, before).await,
     }
 }

@@ -112,6 +112,7 @@ mod error;
 mod link;
 mod modules;
 mod producer;
+mod silence;
 
 pub use admin::Admin;
 pub use client::Client;

@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::client::lock;
 use crate::config::ClientConfig;
 use crate::error::ConnectError;
+use crate::silence;
 
 /// How long an address gets before the next one is tried besides it.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
@@ -122,6 +123,10 @@ impl Link {
         match connect(&self.network, profile).await {
             Ok(live) => {
                 state.failure = None;
+                // With one address there is nothing better to do than to wait.
+                if self.network.config.addresses().is_ok_and(|all| all.len() > 1) {
+                    tokio::spawn(silence::watch(live.connection.clone(), profile));
+                }
                 state.live = Some(live.clone());
                 Ok(live)
             }

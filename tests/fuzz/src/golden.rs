@@ -4,18 +4,20 @@
 //! (`cargo xtask golden frames vN`) and never changed; a format change adds a folder.
 
 use crate::hex;
-use crate::samples::{self, messages, storage};
+use crate::samples::{self, messages, replica, storage};
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use weir_core::entry::{ENTRY_HEADER_BYTES, EntryHeader, decode_state};
+use weir_core::partition::messages::FollowAnswer;
 use weir_core::partition::view::PartitionView;
 use weir_core::record::{Compression, RecordBatch};
 use weir_core::wire::frame::{DataHeader, ProduceAck, ProduceHeader};
 use weir_core::wire::message::{
     Hello, HelloReply, ProduceOpen, Request, Response, Subscribe, Subscribed,
 };
+use weir_core::wire::replica::FollowOpen;
 use weir_core::wire::{FrameKind, WireError};
 use weir_transport::{FrameDecoder, control};
 
@@ -121,7 +123,13 @@ fn frames() -> Vec<Case> {
             read_control::<Subscribed>,
         ),
         control_case("error", FrameKind::Error, &messages::wire_error(), read_control::<WireError>),
+        control_case("follow", FrameKind::Follow, &replica::follow(), read_control::<FollowOpen>),
     ];
+    for (n, answer) in replica::answers().iter().enumerate() {
+        let name = format!("follow-answer-{:02}", n + 1);
+        let kind = FrameKind::FollowAnswer;
+        cases.push(control_case(&name, kind, answer, read_control::<FollowAnswer>));
+    }
     for (n, request) in messages::requests().iter().enumerate() {
         let name = format!("request-{:02}-{}", n + 1, variant(request));
         cases.push(control_case(&name, FrameKind::Request, request, read_control::<Request>));

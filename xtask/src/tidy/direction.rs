@@ -14,7 +14,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
     (
         "weir-broker",
         "node/crates/broker/",
-        &["weir-core", "weir-log", "weir-transport", "weir-wasm"],
+        &["weir-core", "weir-log", "weir-transport", "weir-wasm", "weir-controller"],
     ),
     ("weir-controller", "node/crates/controller/", &["weir-core", "weir-log"]),
     ("weir-client", "sdk/client/", &["weir-core", "weir-transport"]),

@@ -77,6 +77,8 @@ impl Registry {
         for topic in &topics {
             state.hold(&log, topic);
         }
+        // The rest is of deleted topics.
+        state.views.clear();
         Registry::with(store, log, None, state)
     }
 
@@ -90,7 +92,9 @@ impl Registry {
         views: &HashMap<PartitionId, PartitionView>,
     ) -> Registry {
         let me = Lead { node: cluster.me(), incarnation: Incarnation(0) };
-        let state = State::new(Image::default(), Standing::Member(me), views.clone());
+        let mut views = views.clone();
+        views.remove(&GROUPS_PARTITION);
+        let state = State::new(Image::default(), Standing::Member(me), views);
         Registry::with(store, log, Some(cluster), state)
     }
 
@@ -366,7 +370,7 @@ impl Registry {
                 state.by_id.keys().filter(|id| !named.contains(id)).copied().collect();
             // An image may be older than the log; ids that it has not given out are of a newer one.
             let (_, next) = image.counters();
-            let given = |id: &PartitionId| id.0 < next && *id != GROUPS_PARTITION;
+            let given = |id: &PartitionId| id.0 < next;
             orphans.extend(state.views.keys().filter(|id| given(id)).copied());
             for orphan in &orphans {
                 state.views.remove(orphan);

@@ -163,6 +163,21 @@ fn warnings(shared: &Shared, shards: &[ShardStats]) -> Vec<String> {
     if let Some(reason) = shared.fatal() {
         warnings.push(format!("a shard stays offline until the node is restarted: {reason}"));
     }
+    if let Some(site) = &shared.site {
+        if site.leading_controller().is_none() {
+            warnings.push(
+                "no leading controller is known: without a majority of the cluster's nodes topics \
+                 cannot be changed, and leaders not replaced"
+                    .to_owned(),
+            );
+        }
+        for partition in shared.partitions() {
+            if let Some(why) = partition.halted() {
+                let (topic, index) = (&partition.topic_name, partition.index);
+                warnings.push(format!("the copy of {topic}/{index} takes no part: {why}"));
+            }
+        }
+    }
     if shared.clock.is_behind() {
         warnings.push(
             "the machine's clock is behind the build date or the newest record: set it".to_owned(),

@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod messages;
+pub mod replica;
 pub mod storage;
 
 use bytes::{Bytes, BytesMut};

@@ -4,6 +4,7 @@ mod batch;
 mod collect;
 mod module;
 mod operator;
+mod replica;
 mod storage;
 mod wire;
 
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Target> {
         batch::TARGETS,
         storage::TARGETS,
         wire::TARGETS,
+        replica::TARGETS,
         module::TARGETS,
         collect::TARGETS,
         operator::TARGETS,

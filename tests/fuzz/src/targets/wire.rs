@@ -146,7 +146,8 @@ fn bytes_of<T: Message>(message: &T) -> Vec<u8> {
     encode(message).expect("samples can be encoded").to_vec()
 }
 
-fn check_control<T: Message>(input: &[u8]) -> Verdict {
+/// What was decoded is the same after another round.
+pub fn check_control<T: Message>(input: &[u8]) -> Verdict {
     let Ok(message) = decode::<T>(input) else { return Verdict::Refused };
     let encoded = encode(&message).expect("what was decoded can be encoded");
     assert_eq!(decode::<T>(&encoded).as_ref(), Ok(&message));

@@ -220,11 +220,17 @@ impl Partition {
         self.inner().replica.leader().is_some_and(|leader| leader.is_online())
     }
 
-    /// Whether this node holds a copy.
+    /// Why the copy here takes part no longer, if it does not.
     #[must_use]
-    pub fn is_held_here(&self, me: NodeId) -> bool {
-        let inner = self.inner();
-        inner.replica.assignment().is_some_and(|known| known.holders().contains(&me))
+    pub fn halted(&self) -> Option<String> {
+        match self.inner().replica.role() {
+            Role::Halted(_, halt) => Some(halt.to_string()),
+            Role::Follower(follower) => match follower.standing() {
+                Standing::Halted(halt) => Some(halt.to_string()),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// The end of what is on this disk; changes can be awaited.
