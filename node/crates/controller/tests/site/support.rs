@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use weir_controller::{CallError, Config, Controller, Member, StartError, Timing, Transport};
-use weir_core::cluster::ClusterAsk;
 use weir_core::controller::{Command, State};
 use weir_core::ids::{DiskId, Incarnation, NodeId, TimestampMs};
 use weir_core::metadata::Ask;
@@ -257,9 +256,6 @@ pub fn create(name: &str, partitions: u32, replicas: u32) -> Command {
     Command::Metadata { now: TimestampMs(1), ask }
 }
 
-pub fn fence(node: NodeId, incarnation: Incarnation) -> Command {
-    Command::Cluster(ClusterAsk::Fence { node, incarnation })
-}
 
 /// A command of which each can be told from all others, by what it does.
 pub fn ids(count: u32) -> Command {
