@@ -2,6 +2,7 @@
 
 use crate::support::{Site, create, ids, until};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use weir_controller::SubmitError;
@@ -64,8 +65,10 @@ async fn a_snapshot_for_who_was_away() {
         }
     }
     assert!(site.state(leader).snapshot().len() > 2 * limits::SNAPSHOT_PART_BYTES);
+    assert_eq!(site.net.snapshot_parts.load(Ordering::Relaxed), 0);
     site.start(away).await;
     site.registered(&nodes).await;
+    assert!(site.net.snapshot_parts.load(Ordering::Relaxed) > 2);
     let before = site.converged().await;
     // What was taken over is on its disk, too.
     site.kill(away).await;

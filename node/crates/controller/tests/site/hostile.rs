@@ -73,7 +73,7 @@ async fn altered_messages() {
     let victim = victims.at(NodeId(2));
     let mut random = fastrand::Rng::with_seed(32);
     for message in &messages {
-        for _ in 0..20 {
+        for _ in 0..200 {
             let mut bytes = message.to_vec();
             match random.u32(0..4) {
                 0 => bytes.truncate(random.usize(0..message.len())),
