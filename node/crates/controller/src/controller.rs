@@ -24,7 +24,8 @@ use weir_core::ids::{Incarnation, NodeId};
 use weir_core::limits;
 use weir_log::KvStore;
 
-/// This node's controller. Cheap to clone; clones are the same one.
+/// This node's controller. Cheap to clone; clones are the same one. It works until
+/// [`Controller::shutdown`], also when nobody holds it any more.
 #[derive(Clone)]
 pub struct Controller {
     inner: Arc<Inner>,

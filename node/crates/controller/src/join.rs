@@ -102,7 +102,8 @@ pub async fn may_vote(
     }
     let others = inner.config.others().filter(|&id| id != from).collect();
     let others = probe(inner, others).await.map_err(|_| PeerError::Withheld)?;
-    let behind = |holds: &Holds| holds.last <= request.last_log_id && holds.vote < request.vote;
+    // Who has given this candidate its vote knows of just that one.
+    let behind = |holds: &Holds| holds.last <= request.last_log_id && holds.vote <= request.vote;
     match others.iter().all(|(_, holds)| behind(holds)) {
         true => Ok(()),
         false => Err(PeerError::Withheld),

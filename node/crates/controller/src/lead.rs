@@ -140,8 +140,9 @@ impl Lead<'_> {
                 end = states.changed() => if end.is_err() { return },
                 () = self.inner.heard.news.notified() => {}
                 Some(_) = self.proposed.join_next() => {}
-                () = tokio::time::sleep_until(wake) => self.handle_late(wake),
+                () = tokio::time::sleep_until(wake) => {}
             }
+            self.handle_late(wake);
         }
     }
 
@@ -157,7 +158,7 @@ impl Lead<'_> {
         if next > now { next } else { now + heartbeat }
     }
 
-    /// This process itself was held up: others may have answered meanwhile.
+    /// If this process itself was held up, others may have answered meanwhile.
     fn handle_late(&mut self, wake: Instant) {
         let timing = &self.inner.config.timing;
         if wake.elapsed() > timing.session / 2 {
