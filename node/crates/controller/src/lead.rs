@@ -1,8 +1,8 @@
 //! What the leading controller does besides leading: it fences nodes that fell silent, lets back
 //! those that are heard of again, and gives leads back to preferred replicas.
 //!
-//! Nodes are heard of by their answers to openraft's heartbeats, which carry their lives; there are no
-//! others. The rules are [`Sessions`]; times are this process's own.
+//! Nodes are heard of by their answers to openraft's heartbeats, which carry their lives; there are
+//! no others. The rules are [`Sessions`]; times are this process's own.
 
 use crate::controller::Inner;
 use crate::raft::Raft;

@@ -103,7 +103,7 @@ async fn forward(
     }
 }
 
-/// What openraft is, as far as it matters whether it took a command: its vote, and whether it leads.
+/// What tells whether openraft took a command: its vote, and whether it leads.
 type Standing = Option<(openraft::Vote<u64>, bool)>;
 
 /// Asks openraft for its standing, in turn with what else it is asked.

@@ -14,8 +14,8 @@ use weir_core::limits;
 use weir_core::metadata::DeployAsk;
 use weir_log::KvStore;
 
-/// Goal: who reaches no majority decides nothing and says so; the others go on. After the network is
-/// whole again all states are equal, and hold what the majority decided.
+/// Goal: who reaches no majority decides nothing and says so; the others go on. After the network
+/// is whole again all states are equal, and hold what the majority decided.
 #[tokio::test(start_paused = true)]
 async fn a_minority_stops() {
     let site = Site::started(5, 11).await;

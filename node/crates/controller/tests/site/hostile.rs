@@ -28,8 +28,8 @@ fn says(answer: &Bytes, word: &str) -> bool {
     answer.windows(word.len()).any(|window| window == word.as_bytes())
 }
 
-/// Goal: noise, truncated and altered messages, and messages of strangers are answered with an error
-/// that says which; the controller goes on.
+/// Goal: noise, and messages of strangers or without end, are answered with an error that says
+/// which; the controller goes on.
 #[tokio::test(start_paused = true)]
 async fn noise() {
     let site = Site::started(3, 31).await;
