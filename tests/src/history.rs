@@ -74,11 +74,12 @@ impl History {
     ///
     /// # Errors
     /// It takes too long, or a producer failed.
-    pub async fn wait_for_more(&self, more: u64) -> Result<()> {
+    pub async fn wait_for_more(&mut self, more: u64) -> Result<()> {
         let target = self.confirmed() + more;
         let reached = async {
             while self.confirmed() < target {
-                if self.producers.iter().any(JoinHandle::is_finished) {
+                if let Some(ended) = self.producers.iter_mut().find(|one| one.is_finished()) {
+                    ended.await?.context("a producer failed")?;
                     bail!("a producer ended");
                 }
                 // Looks again now and then: a producer that fails tells nobody.

@@ -78,9 +78,8 @@ async fn copies_are_moved() -> Result<()> {
     let other = (1..=3).map(NodeId).find(|id| !before.contains(id)).context("all hold it")?;
     let to = format!("{other},{}", before[0]);
     node.weir(&["topic", "reassign", "moved", "--to", &to]).expect(0);
-    let moved = |status: &ClusterStatus| {
-        held(status) == Some((vec![other, before[0]], Some(other), true))
-    };
+    let moved =
+        |status: &ClusterStatus| held(status) == Some((vec![other, before[0]], Some(other), true));
     site.wait(1, moved).await?;
     let there = site.client(&[other.0 as usize - 1]).await?;
     ensure!(read_all(&there, "moved", 1).await? == wanted, "the new copy differs");
@@ -115,7 +114,7 @@ async fn nothing_acknowledged_is_lost_or_doubled() -> Result<()> {
     ];
     clients[0].admin().create_topic(TOPIC, replicated()).await?;
     site.wait(0, whole).await?;
-    let history = History::start(TOPIC, PARTITIONS, &clients, &clients[1]);
+    let mut history = History::start(TOPIC, PARTITIONS, &clients, &clients[1]);
     let mut pace = 0x9e37_79b9_7f4a_7c15_u64;
     for kill in 0..kills {
         pace ^= pace << 13;

@@ -25,7 +25,7 @@ async fn nothing_confirmed_is_lost_or_doubled() -> Result<()> {
     let client = node.client().await?;
     let config = TopicConfig { partitions: PARTITIONS, ..TopicConfig::default() };
     client.admin().create_topic(TOPIC, config).await?;
-    let history = History::start(TOPIC, PARTITIONS, &vec![client.clone(); PRODUCERS], &client);
+    let mut history = History::start(TOPIC, PARTITIONS, &vec![client.clone(); PRODUCERS], &client);
     let mut pace = 0x9e37_79b9_7f4a_7c15_u64;
     for kill in 0..kills {
         pace ^= pace << 13;

@@ -203,7 +203,8 @@ mod tests {
         [licenses]
         allow = ["MIT", "Apache-2.0"]
         [bans]
-        deny = [{ crate = "openssl" }, { crate = "old-dates", wrappers = ["engine"] }, { crate = "tokio", deny-multiple-versions = true }]
+        deny = [{ crate = "openssl" }, { crate = "old-dates", wrappers = ["engine"] },
+            { crate = "tokio", deny-multiple-versions = true }]
         [sources]
         unknown-registry = "deny"
         unknown-git = "deny"

@@ -38,6 +38,8 @@ const FORMATS: &[(&str, &[&str])] = &[
             "node/crates/core/src/partition/view.rs",
             "node/crates/core/src/metadata.rs",
             "node/crates/log/src/cut_rows.rs",
+            "node/crates/core/src/controller/snapshot.rs",
+            "node/crates/controller/src/store.rs",
             "node/crates/log/src/file.rs",
             "node/crates/log/src/index.rs",
             "node/crates/log/src/kv.rs",

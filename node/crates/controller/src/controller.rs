@@ -10,21 +10,22 @@ use crate::network::Network;
 use crate::raft::{Metrics, Raft, Types, node, settings};
 use crate::store::{self, Store};
 use crate::transport::{AnyTransport, Transport};
-use crate::{join, lead, life, serve, submit};
+use crate::{compact, join, lead, life, serve, submit};
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader, ServerState};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use weir_core::controller::{Command, Done, State};
 use weir_core::ids::{Incarnation, NodeId};
 use weir_core::limits;
 use weir_log::KvStore;
 
-/// This node's controller. Cheap to clone; clones are the same one.
+/// This node's controller. Cheap to clone; clones are the same one. It works until
+/// [`Controller::shutdown`], also when nobody holds it any more.
 #[derive(Clone)]
 pub struct Controller {
     inner: Arc<Inner>,
@@ -44,6 +45,7 @@ pub struct Inner {
     /// Whether this disk may speak for the node.
     pub joined: watch::Sender<bool>,
     pub heard: Heard,
+    /// KiB of commands that may still wait to be decided.
     pub submits: Semaphore,
     pub incoming: tokio::sync::Mutex<Incoming>,
     pub store: Store,
@@ -56,6 +58,11 @@ impl Inner {
     /// The engine; `None` while it starts.
     pub fn raft(&self) -> Option<&Raft> {
         self.raft.get()
+    }
+
+    /// Room for a command of `bytes` that waits to be decided, if there is some.
+    pub fn room(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        self.submits.try_acquire_many(bytes.div_ceil(limits::KIB).max(1) as u32).ok()
     }
 
     /// What the engine says of itself; `None` while it starts.
@@ -122,7 +129,7 @@ impl Controller {
             start: RandomState::new().build_hasher().finish(),
             joined: watch::Sender::new(joined),
             heard: Heard::default(),
-            submits: Semaphore::new(limits::SUBMITS_MAX),
+            submits: Semaphore::new(limits::SUBMIT_BUDGET_BYTES / limits::KIB),
             incoming: tokio::sync::Mutex::default(),
             store,
             log: log.clone(),
@@ -139,7 +146,8 @@ impl Controller {
         let _ = inner.raft.set(raft.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(until_stop(&inner, join::run(inner.clone(), raft.clone())));
-        tasks.spawn(until_stop(&inner, lead::run(inner.clone(), raft)));
+        tasks.spawn(until_stop(&inner, lead::run(inner.clone(), raft.clone())));
+        tasks.spawn(until_stop(&inner, compact::run(inner.clone(), raft)));
         if !inner.config.witness {
             tasks.spawn(until_stop(&inner, life::run(inner.clone())));
         }

@@ -1,25 +1,24 @@
 //! How a site's log begins, and what a node may do whose disk was empty.
 //!
-//! A majority only counts if each of its members remembers what it voted for and wrote. A node whose
-//! disk was replaced does not, and no node can tell by itself whether its empty disk is the first it
-//! had. So a disk begins *outside*: the node takes entries and acknowledges them, but neither votes
-//! nor stands for election. It becomes *joined*, for good, by one of two proofs that it misses
-//! nothing that it may have said before:
+//! A majority only counts if each of its members remembers what it voted for and wrote. A node
+//! whose disk was replaced does not, and no node can tell by itself whether its empty disk is the
+//! first it had. So a disk begins *outside*: the node takes entries and acknowledges them, but
+//! neither votes nor stands for election. It becomes *joined*, for good, by one of two proofs that
+//! it misses nothing that it may have said before:
 //!
-//! | proof | why it holds |
-//! |---|---|
-//! | it applied an entry of the controller that leads | whatever was committed is before that entry, and older votes no longer matter |
-//! | no member has joined, all answered, and none holds more than it does | there is no site yet, or it has lost more than it may, and this is the most that is left |
+//! - It applied an entry of the controller that leads. Whatever was committed is before that entry,
+//!   and older votes no longer matter.
+//! - No member has joined, all answered, and none holds more than it does. There is no site yet, or
+//!   it has lost more than it may, and this is the most that is left.
 //!
 //! The latter is how a site is formed: the member of the lowest number writes the first entry. All
-//! members must be there for that, once; later a majority does. And the third, for a single vote:
+//! members must be there for that, once; later a majority does.
 //!
-//! | proof | why it holds |
-//! |---|---|
-//! | all others answered, and none holds more, or knows of a later vote, than the candidate | what this node acknowledged, another member holds, too |
+//! And it may give a single vote if all others answered, and none of them holds more, or knows of a
+//! later vote, than the candidate: what this node acknowledged, another member holds, too. Without
+//! that two nodes, one of them with a new disk, could never go on.
 //!
-//! Without it two nodes, one with a new disk, could never go on. So a second site is never formed
-//! while any member still has a disk with the first.
+//! So a second site is never formed while any member still has a disk with the first.
 
 use crate::controller::Inner;
 use crate::raft::Raft;
@@ -33,11 +32,11 @@ use weir_core::ids::NodeId;
 
 /// Tries to join until it has.
 pub async fn run(inner: Arc<Inner>, raft: Raft) {
-    let mut metrics = raft.metrics();
+    let metrics = raft.metrics();
     let mut said = String::new();
     while !*inner.joined.borrow() {
         let follows = {
-            let now = metrics.borrow_and_update();
+            let now = metrics.borrow();
             let last = now.last_applied.as_ref().map(|last| last.leader_id);
             now.vote.committed && last == Some(now.vote.leader_id)
         };
@@ -55,8 +54,8 @@ pub async fn run(inner: Arc<Inner>, raft: Raft) {
             }
             Err(_) => {}
         }
-        let pause = inner.config.timing.heartbeat * 2;
-        let _ = tokio::time::timeout(pause, metrics.changed()).await;
+        // Not at the next change: every question is one, here and there.
+        tokio::time::sleep(inner.config.timing.heartbeat * 2).await;
     }
 }
 
@@ -102,7 +101,8 @@ pub async fn may_vote(
     }
     let others = inner.config.others().filter(|&id| id != from).collect();
     let others = probe(inner, others).await.map_err(|_| PeerError::Withheld)?;
-    let behind = |holds: &Holds| holds.last <= request.last_log_id && holds.vote < request.vote;
+    // Who has given this candidate its vote knows of just that one.
+    let behind = |holds: &Holds| holds.last <= request.last_log_id && holds.vote <= request.vote;
     match others.iter().all(|(_, holds)| behind(holds)) {
         true => Ok(()),
         false => Err(PeerError::Withheld),

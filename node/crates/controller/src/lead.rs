@@ -1,8 +1,8 @@
 //! What the leading controller does besides leading: it fences nodes that fell silent, lets back
 //! those that are heard of again, and gives leads back to preferred replicas.
 //!
-//! Nodes are heard of by their answers to openraft's heartbeats, which carry their lives; there are no
-//! others. The rules are [`Sessions`]; times are this process's own.
+//! Nodes are heard of by their answers to openraft's heartbeats, which carry their lives; there are
+//! no others. The rules are [`Sessions`]; times are this process's own.
 
 use crate::controller::Inner;
 use crate::raft::Raft;
@@ -108,6 +108,8 @@ struct Lead<'a> {
     /// What was proposed and is not decided yet.
     proposed: JoinSet<()>,
     prefer_at: Option<Instant>,
+    /// The state in which leads to give back were looked for last.
+    looked_at: Option<u64>,
 }
 
 impl Lead<'_> {
@@ -120,18 +122,25 @@ impl Lead<'_> {
             sessions.note_heard(node, at);
         }
         let told = inner.config.members.keys().map(|&id| (id, now)).collect();
-        Lead { inner, raft, sessions, told, proposed: JoinSet::new(), prefer_at: None }
+        Lead {
+            inner,
+            raft,
+            sessions,
+            told,
+            proposed: JoinSet::new(),
+            prefer_at: None,
+            looked_at: None,
+        }
     }
 
     async fn run(&mut self) {
         let mut states = self.inner.state.clone();
         states.mark_changed();
         loop {
-            let changed = states.has_changed().unwrap_or(false);
             let state = states.borrow_and_update().clone();
             let mut asks = self.hear(&state);
             asks.extend(self.expired(&state));
-            asks.extend(self.prefer(&state, changed));
+            asks.extend(self.prefer(&state));
             if self.proposed.is_empty() && !asks.is_empty() {
                 self.propose(asks);
             }
@@ -140,8 +149,9 @@ impl Lead<'_> {
                 end = states.changed() => if end.is_err() { return },
                 () = self.inner.heard.news.notified() => {}
                 Some(_) = self.proposed.join_next() => {}
-                () = tokio::time::sleep_until(wake) => self.handle_late(wake),
+                () = tokio::time::sleep_until(wake) => {}
             }
+            self.handle_late(wake);
         }
     }
 
@@ -157,7 +167,7 @@ impl Lead<'_> {
         if next > now { next } else { now + heartbeat }
     }
 
-    /// This process itself was held up: others may have answered meanwhile.
+    /// If this process itself was held up, others may have answered meanwhile.
     fn handle_late(&mut self, wake: Instant) {
         let timing = &self.inner.config.timing;
         if wake.elapsed() > timing.session / 2 {
@@ -197,7 +207,8 @@ impl Lead<'_> {
     }
 
     /// Leads to give back, a while after there are some.
-    fn prefer(&mut self, state: &State, changed: bool) -> Vec<ClusterAsk> {
+    fn prefer(&mut self, state: &State) -> Vec<ClusterAsk> {
+        let changed = self.looked_at.replace(state.version()) != Some(state.version());
         if changed && self.prefer_at.is_none() && !state.cluster().poll_prefer(1).is_empty() {
             self.prefer_at = Some(Instant::now() + PREFER_PAUSE);
         }

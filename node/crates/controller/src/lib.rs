@@ -9,11 +9,13 @@
 //! | `lead` | what the leading controller does besides: sessions, fencing, giving leads back |
 //! | `join` | how a site's log begins, and what a node with an empty disk may do |
 //! | `wire`, `serve`, `incoming`, `network` | messages between controllers, and checks of them |
-//! | `store`, `log_store`, `machine` | log, vote and snapshots in redb; the state machine |
+//! | `store`, `log_store`, `compact` | log, vote and snapshots in redb |
+//! | `machine` | the state machine |
 //!
 //! Only this crate names openraft, which knows nodes by plain numbers; at the edges they are
 //! [`weir_core::ids::NodeId`]s.
 
+mod compact;
 mod config;
 mod controller;
 mod error;

@@ -31,7 +31,7 @@ pub async fn run(inner: Arc<Inner>) {
             continue;
         }
         if before.is_some() {
-            tracing::warn!(%node, "another process registered as this node: is there a second one?");
+            tracing::warn!(%node, "another process registered as this node; are there two?");
             tokio::time::sleep(RETRY.1).await;
         }
         let (start, disk, rack) = (inner.start, inner.config.disk, inner.config.rack.clone());

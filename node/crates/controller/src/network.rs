@@ -1,7 +1,7 @@
 //! What openraft sends to other controllers, over the node's [`Transport`](crate::Transport).
 //!
-//! Every failure counts as being out of reach, after which openraft pauses for a heartbeat: it would
-//! try anything else again at once.
+//! Every failure counts as being out of reach, after which openraft pauses for a heartbeat: it
+//! would try anything else again at once.
 
 use crate::controller::Inner;
 use crate::raft::{Types, node};

@@ -29,6 +29,7 @@ async fn answer(inner: &Arc<Inner>, from: NodeId, request: &[u8]) -> Result<Answ
     if from == inner.config.node || !inner.config.members.contains_key(&from) {
         return Err(PeerError::NotAMember(from));
     }
+    let bytes = request.len();
     let request = wire::decode(request)?;
     let raft = inner.raft().ok_or(PeerError::Stopped)?;
     match request {
@@ -48,9 +49,9 @@ async fn answer(inner: &Arc<Inner>, from: NodeId, request: &[u8]) -> Result<Answ
             Ok(Answer::Vote(answer.map_err(|_| PeerError::Stopped)?))
         }
         Request::Snapshot(part) => snapshot(inner, raft, from, part).await,
-        Request::Submit(command) => Ok(Answer::Submit(match inner.submits.try_acquire() {
-            Ok(_permit) => submit::decide(inner, raft, command).await,
-            Err(_) => Submitted::Unavailable { reason: PeerError::Busy.to_string() },
+        Request::Submit(command) => Ok(Answer::Submit(match inner.room(bytes) {
+            Some(_room) => submit::decide(inner, raft, command).await,
+            None => Submitted::Unavailable { reason: PeerError::Busy.to_string() },
         })),
         Request::Probe {} => Ok(Answer::Probe(join::holds(inner, raft).await?)),
     }

@@ -31,7 +31,7 @@ pub async fn submit(inner: &Arc<Inner>, command: Command) -> Result<Done, Submit
         return Err(SubmitError::TooLarge { bytes, max });
     }
     let busy = "too many commands wait at this node; try again in a moment";
-    let Ok(_permit) = inner.submits.try_acquire() else {
+    let Some(_room) = inner.room(bytes) else {
         return Err(SubmitError::Unavailable { reason: busy.to_owned() });
     };
     let deadline = Instant::now() + limits::SUBMIT_TIMEOUT;
@@ -59,6 +59,7 @@ pub async fn submit(inner: &Arc<Inner>, command: Command) -> Result<Done, Submit
             Submitted::Unavailable { reason: why } => reason = why,
         }
         let mut metrics = raft.server_metrics();
+        metrics.mark_unchanged();
         let _ = tokio::time::timeout(RETRY, metrics.changed()).await;
     }
     Err(SubmitError::Unavailable { reason: nobody(inner, &reason) })
@@ -102,7 +103,7 @@ async fn forward(
     }
 }
 
-/// What openraft is, as far as it matters whether it took a command: its vote, and whether it leads.
+/// What tells whether openraft took a command: its vote, and whether it leads.
 type Standing = Option<(openraft::Vote<u64>, bool)>;
 
 /// Asks openraft for its standing, in turn with what else it is asked.

@@ -171,7 +171,7 @@ pub fn check_append(
     for entry in &request.entries {
         let follows = match before {
             Some(before) => {
-                entry.log_id.index == before.index.wrapping_add(1)
+                Some(entry.log_id.index) == before.index.checked_add(1)
                     && entry.log_id.leader_id >= before.leader_id
             }
             None => entry.log_id.index == 0,
@@ -225,4 +225,86 @@ pub fn check_vote(from: NodeId, request: &VoteRequest<u64>) -> Result<(), PeerEr
 
 fn malformed<T>(what: &str) -> Result<T, PeerError> {
     Err(PeerError::Malformed(what.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::{EmptyNode, LeaderId, Membership};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const FROM: NodeId = NodeId(1);
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId::new(LeaderId::new(term, 1), index)
+    }
+
+    fn blank(term: u64, index: u64) -> Entry {
+        Entry { log_id: id(term, index), payload: EntryPayload::Blank }
+    }
+
+    fn voters(index: u64, ids: &[u64]) -> Entry {
+        let nodes: BTreeMap<u64, EmptyNode> = ids.iter().map(|&id| (id, EmptyNode {})).collect();
+        let configs = vec![ids.iter().copied().collect::<BTreeSet<_>>()];
+        let payload = EntryPayload::Membership(Membership::new(configs, nodes));
+        Entry { log_id: id(5, index), payload }
+    }
+
+    fn append(prev: Option<LogId>, entries: Vec<Entry>) -> AppendEntriesRequest<Types> {
+        let vote = Vote::new_committed(5, 1);
+        AppendEntriesRequest { vote, prev_log_id: prev, entries, leader_commit: None }
+    }
+
+    /// Goal: what openraft takes for granted of entries is checked: who sends them, their order,
+    /// and whom they make voters.
+    #[test]
+    fn entries_are_checked() {
+        let members = [NodeId(1), NodeId(2)];
+        let check = |request| check_append(FROM, &members, &request).is_ok();
+        assert!(check(append(None, vec![])));
+        assert!(check(append(None, vec![blank(1, 0), blank(5, 1)])));
+        assert!(check(append(Some(id(4, 7)), vec![blank(4, 8), voters(9, &[1, 2])])));
+        for wrong in [
+            append(None, vec![blank(5, 1)]),
+            append(Some(id(4, 7)), vec![blank(4, 9)]),
+            append(Some(id(4, 7)), vec![blank(4, 8), blank(4, 8)]),
+            append(Some(id(4, 7)), vec![blank(3, 8)]),
+            append(Some(id(4, 7)), vec![blank(6, 8)]),
+            append(Some(id(4, u64::MAX)), vec![blank(4, 0)]),
+            append(Some(id(4, 7)), vec![voters(8, &[1, 2, 3])]),
+            append(Some(id(4, 7)), vec![voters(8, &[])]),
+        ] {
+            assert!(!check(wrong));
+        }
+        let other =
+            AppendEntriesRequest { vote: Vote::new_committed(5, 2), ..append(None, vec![]) };
+        assert!(!check(other), "another leads by this vote");
+        let asked = AppendEntriesRequest { vote: Vote::new(5, 1), ..append(None, vec![]) };
+        assert!(!check(asked), "it was not won");
+    }
+
+    /// Goal: a node asks for votes for itself alone, and shows none that it has won.
+    #[test]
+    fn votes_are_checked() {
+        let check = |vote| check_vote(FROM, &VoteRequest::new(vote, None)).is_ok();
+        assert!(check(Vote::new(1, 1)));
+        for wrong in [Vote::new(1, 2), Vote::new_committed(1, 1), Vote::new(0, 1)] {
+            assert!(!check(wrong), "{wrong}");
+        }
+        assert!(!check(Vote::new(1, u64::from(u32::MAX) + 2)), "no node has such a number");
+    }
+
+    /// Goal: a message is one whole CBOR item of a known kind.
+    #[test]
+    fn decoding() {
+        let probe = encode(&Request::Probe {});
+        assert!(matches!(decode::<Request>(&probe), Ok(Request::Probe {})));
+        let mut longer = probe.to_vec();
+        longer.push(0);
+        assert!(matches!(decode::<Request>(&longer), Err(PeerError::Malformed(_))));
+        let unknown = b"\xa1\x65dance\xa0";
+        assert!(matches!(decode::<Request>(unknown), Err(PeerError::Malformed(_))));
+        let deep = vec![0x81; 4_096];
+        assert!(matches!(decode::<Request>(&deep), Err(PeerError::Malformed(_))));
+    }
 }

@@ -220,8 +220,8 @@ pub const SNAPSHOT_BYTES_MAX: usize = 64 * MIB;
 pub const SNAPSHOT_COMMANDS: u64 = 1_024;
 /// Bytes of log after which a controller takes a snapshot and keeps none of them.
 pub const CONTROLLER_LOG_BYTES: u64 = 16 * MIB as u64;
-/// Most commands that wait at one controller to be decided.
-pub const SUBMITS_MAX: usize = 1_024;
+/// Commands that wait at one controller to be decided, in bytes; each counts as a KiB at least.
+pub const SUBMIT_BUDGET_BYTES: usize = 16 * MIB;
 /// How long a command may take to be decided before its fate counts as unknown.
 pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most producer ids that one command sets aside.
@@ -302,6 +302,7 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX + CONTROLLER_BATCH_BYTES <= CONTROLLER_MESSAGE_BYTES_MAX);
     assert!(SNAPSHOT_PART_BYTES + CONTROLLER_BATCH_BYTES <= CONTROLLER_MESSAGE_BYTES_MAX);
     assert!(COMMAND_BYTES_MAX as u64 * 4 <= CONTROLLER_LOG_BYTES);
+    assert!(COMMAND_BYTES_MAX <= SUBMIT_BUDGET_BYTES);
     assert!(GROUPS_REPLICAS <= REPLICAS_MAX);
     assert!(REPLICAS_MAX <= CLUSTER_NODES_MAX);
     assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= FOLLOW_SILENCE.as_millis());

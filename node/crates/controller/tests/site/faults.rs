@@ -2,15 +2,20 @@
 
 use crate::support::{Site, create, ids, until};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use weir_controller::SubmitError;
-use weir_core::controller::Done;
-use weir_core::ids::NodeId;
+use weir_core::controller::{Command, Done};
+use weir_core::deploy::http::HttpGrant;
+use weir_core::deploy::{DeploymentKind, DeploymentSpec, OnError, Version};
+use weir_core::ids::{NodeId, TimestampMs};
 use weir_core::limits;
+use weir_core::metadata::DeployAsk;
+use weir_log::KvStore;
 
-/// Goal: who reaches no majority decides nothing and says so; the others go on. After the network is
-/// whole again all states are equal, and hold what the majority decided.
+/// Goal: who reaches no majority decides nothing and says so; the others go on. After the network
+/// is whole again all states are equal, and hold what the majority decided.
 #[tokio::test(start_paused = true)]
 async fn a_minority_stops() {
     let site = Site::started(5, 11).await;
@@ -60,14 +65,57 @@ async fn a_snapshot_for_who_was_away() {
         }
     }
     assert!(site.state(leader).snapshot().len() > 2 * limits::SNAPSHOT_PART_BYTES);
+    assert_eq!(site.net.snapshot_parts.load(Ordering::Relaxed), 0);
     site.start(away).await;
     site.registered(&nodes).await;
+    assert!(site.net.snapshot_parts.load(Ordering::Relaxed) > 2);
     let before = site.converged().await;
     // What was taken over is on its disk, too.
     site.kill(away).await;
     site.start(away).await;
     site.registered(&nodes).await;
     assert_ne!(site.converged().await, before, "another life");
+}
+
+/// Goal: a log of few but large commands is cut, too; a command that is too large is refused before
+/// it is sent.
+#[tokio::test(start_paused = true)]
+async fn large_commands() {
+    let site = Site::started(1, 13).await;
+    let one = NodeId(1);
+    for n in 0..4 * limits::CONTROLLER_LOG_BYTES / (256 * 1024) {
+        // Refused, since there is no such module, but an entry all the same.
+        let refused = site.at(one).submit(deploy(n, 256 * 1024)).await;
+        assert!(matches!(refused, Err(SubmitError::Refused(_))), "{refused:?}");
+    }
+    let huge = site.at(one).submit(deploy(0, 2 * limits::MIB)).await;
+    assert!(matches!(huge, Err(SubmitError::TooLarge { .. })), "{huge:?}");
+    site.stop(one).await;
+    let kv = KvStore::open(Arc::new(site.disks[&one].clone()), "/data/controller.redb").unwrap();
+    let kept: usize = kv.range(b"log/").unwrap().iter().map(|(_, value)| value.len()).sum();
+    assert!((kept as u64) < 2 * limits::CONTROLLER_LOG_BYTES, "{kept} bytes");
+    drop(kv);
+    site.start(one).await;
+    site.registered(&[one]).await;
+}
+
+fn deploy(n: u64, ca_bytes: usize) -> Command {
+    let mut http = HttpGrant::of("example.com").unwrap();
+    http.ca_pem = Some("x".repeat(ca_bytes));
+    let spec = DeploymentSpec {
+        kind: DeploymentKind::Consumer,
+        version: Version { module: "m@1.0.0".parse().unwrap(), params: [].into() },
+        from: "in".into(),
+        to: vec![],
+        on_error: OnError::Skip,
+        dead_letter: None,
+        from_latest: false,
+        retries: 0,
+        lateness_ms: 0,
+        http: Some(http),
+    };
+    let ask = DeployAsk::Create { name: format!("d{n}"), spec };
+    Command::Metadata { now: TimestampMs(1), ask: ask.into() }
 }
 
 /// Goal: whatever the network and the power do, no command that was confirmed is lost or done

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use weir_controller::{CallError, Config, Controller, Member, StartError, Timing, Transport};
-use weir_core::cluster::ClusterAsk;
 use weir_core::controller::{Command, State};
 use weir_core::ids::{DiskId, Incarnation, NodeId, TimestampMs};
 use weir_core::metadata::Ask;
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The network: who is up, and what happens between them.
 pub struct Net {
     pub up: Mutex<BTreeMap<NodeId, Controller>>,
+    /// Parts of snapshots that were sent.
+    pub snapshot_parts: AtomicUsize,
     weather: Mutex<Weather>,
 }
 
@@ -54,6 +56,10 @@ struct Wire {
 impl Transport for Wire {
     async fn call(&self, to: NodeId, request: Bytes) -> Result<Bytes, CallError> {
         let lost = || CallError::NoAnswer { to, reason: "the network lost it".into() };
+        // A map of one entry, whose key is this text of eight bytes.
+        if request.starts_with(b"\xa1\x68snapshot") {
+            self.net.snapshot_parts.fetch_add(1, Ordering::Relaxed);
+        }
         let (arrives, delay) = self.net.passes(self.from, to);
         // sleep: the message's way.
         tokio::time::sleep(delay).await;
@@ -96,7 +102,11 @@ impl Site {
         };
         let disk = |id: NodeId| (id, SimDisk::new(seed * 100 + u64::from(id.0)));
         Site {
-            net: Arc::new(Net { up: Mutex::default(), weather: Mutex::new(weather) }),
+            net: Arc::new(Net {
+                up: Mutex::default(),
+                snapshot_parts: AtomicUsize::new(0),
+                weather: Mutex::new(weather),
+            }),
             disks: ids.clone().map(disk).collect(),
             members: ids.map(|id| (id, Member { address: format!("depot-{id}:9092") })).collect(),
             witness: None,
@@ -255,10 +265,6 @@ pub fn create(name: &str, partitions: u32, replicas: u32) -> Command {
     let config = TopicConfig { partitions, replicas, ..TopicConfig::default() };
     let ask = Ask::Create { name: name.into(), config };
     Command::Metadata { now: TimestampMs(1), ask }
-}
-
-pub fn fence(node: NodeId, incarnation: Incarnation) -> Command {
-    Command::Cluster(ClusterAsk::Fence { node, incarnation })
 }
 
 /// A command of which each can be told from all others, by what it does.

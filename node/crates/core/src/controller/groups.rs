@@ -1,5 +1,5 @@
-//! Where the positions of consumer groups are kept: a partition of no topic, which is there from the
-//! first data node on and gets a copy on each that joins, up to [`limits::GROUPS_REPLICAS`].
+//! Where the positions of consumer groups are kept: a partition of no topic, which is there from
+//! the first data node on and gets a copy on each that joins, up to [`limits::GROUPS_REPLICAS`].
 //!
 //! It follows from the nodes alone, so every command about nodes and copies is followed by this.
 

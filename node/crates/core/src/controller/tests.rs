@@ -279,8 +279,8 @@ fn any(random: &mut u64, state: &State) -> Command {
 }
 
 /// Goal: the same commands give the same snapshot, to the byte, whether a state went through a
-/// snapshot in between or its commands through the log's encoding; and every topic's partitions have
-/// a place, and no others.
+/// snapshot in between or its commands through the log's encoding; and every topic's partitions
+/// have a place, and no others.
 #[test]
 fn determinism() {
     for seed in 0..40 {
