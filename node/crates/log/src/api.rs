@@ -68,8 +68,8 @@ pub enum AppendError {
         /// The entry's base offset.
         got: Offset,
     },
-    /// The header is out of its bounds, or does not fit its sections; or a cut lies beyond the log's
-    /// end: a bug of the caller.
+    /// The header is out of its bounds, or does not fit its sections; or a cut lies beyond the end
+    /// of the log: a bug of the caller.
     #[error("the entry's header is malformed, or the cut lies beyond the log")]
     Malformed,
 }

@@ -1,9 +1,9 @@
 //! Cutting a partition's log, and telling what it holds.
 //!
-//! A follower whose log parts from its leader's cuts it where they part; one whose leader has let go
-//! of what comes next begins anew. Both are one item of the shard's stream, and beside it, in the
-//! same transaction, the view that holds from there on: whatever the next start finds of the files
-//! before, the newest file alone says what the partition is.
+//! A follower whose log parts from its leader's cuts it where they part; one whose leader has let
+//! go of what comes next begins anew. Both are one item of the shard's stream, and beside it, in
+//! the same transaction, the view that holds from there on: whatever the next start finds of the
+//! files before, the newest file alone says what the partition is.
 //!
 //! The writer does a cut in its turn, with nothing else under way. For a truncation it replays the
 //! partition's part of one file, the one that holds the entry at the cut: the view just before that
@@ -118,8 +118,8 @@ impl Log {
     /// another epoch than what was cut off: an epoch and an offset name one entry.
     ///
     /// # Errors
-    /// [`AppendError`]; nothing was or will be cut. [`AppendError::Malformed`] if the log, with what
-    /// is on its way, ends before `end`.
+    /// [`AppendError`]; nothing was or will be cut. [`AppendError::Malformed`] if the log, with
+    /// what is on its way, ends before `end`.
     pub fn truncate(&self, partition: PartitionId, end: Offset) -> Result<(), AppendError> {
         let to = CutTo::End(end);
         self.shard_of(partition).queue.push_cut(Cut { partition, to })

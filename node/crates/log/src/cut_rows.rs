@@ -109,6 +109,65 @@ impl FileDb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::{Commit, Identity, ROW_MAX};
+    use crate::disk::Disk;
+    use crate::log::control;
+    use crate::replay::replay;
+    use crate::sim::SimDisk;
+    use std::path::Path;
+    use std::sync::Arc;
+    use weir_core::Offset;
+    use weir_core::entry::{ENTRY_HEADER_BYTES, EntryKind};
+
+    /// Goal: an item takes its view from the file; without one it moves the end only, as before
+    /// there were any; and one that lost its view is not passed over.
+    #[test]
+    fn items_have_their_views() {
+        let (p, disk) = (PartitionId(7), SimDisk::new(1));
+        let identity = Identity {
+            shard: 0,
+            shards: 1,
+            first_seq: 1,
+            last_seq: 1,
+            generation: 0,
+            created_ms: 0,
+        };
+        let file = disk.create(Path::new("/f")).unwrap();
+        let db = FileDb::create(file, &Arc::default(), 1 << 20, &identity).unwrap();
+        let item = |end| control(EntryKind::Truncate, p, Offset(end)).header.encode(&[], &[]);
+        let before = PartitionView { log_end: Offset(9), ..PartitionView::default() };
+        let snapshot = [(p.0, before.encode().to_vec())];
+        let commit = |position, end, snapshot, cuts: &[CutRow]| {
+            let item = item(end);
+            db.commit(&Commit { position, parts: &[&item], row_max: ROW_MAX, snapshot, cuts })
+        };
+        commit(0, 5, Some(&snapshot[..]), &[]).unwrap();
+        assert_eq!(replay(&db).unwrap().views[&p].log_end, Offset(5));
+        let begun = PartitionView {
+            log_start: Offset(70),
+            log_end: Offset(70),
+            ..PartitionView::default()
+        };
+        let row = |position| vec![CutRow { partition: p, position, view: begun.encode().to_vec() }];
+        // A program that knows no cuts can read the file up to here.
+        let at = ENTRY_HEADER_BYTES as u64;
+        let format = |db: &FileDb| {
+            db.read(|txn| {
+                let meta = txn.open_table(META).map_err(failed)?;
+                Ok(meta.get("format").map_err(failed)?.map(|value| value.value()))
+            })
+        };
+        assert_eq!(format(&db), Ok(Some(1)));
+        let rows = row(at);
+        commit(at, 70, None, &rows).unwrap();
+        assert_eq!(format(&db), Ok(Some(FORMAT_WITH_CUTS)));
+        assert_eq!(db.cuts(), Ok(rows));
+        assert_eq!(db.view_at_cut(p, at), Ok(Some(begun.clone())));
+        // The first item has no view, and now it would have to.
+        assert!(replay(&db).is_err());
+        commit(2 * at, 71, None, &row(0)).unwrap();
+        assert!(replay(&db).is_err(), "the view is of another cut");
+    }
 
     /// Goal: a row reads back under its own key only, and a changed byte is seen.
     #[test]

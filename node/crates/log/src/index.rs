@@ -334,6 +334,9 @@ pub(crate) type Index = HashMap<PartitionId, PartitionIndex>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::Identity;
+    use std::path::PathBuf;
+    use weir_core::LeaderEpoch;
 
     fn run(base: i64, end: i64, position: u64) -> Run {
         Run {
@@ -361,6 +364,61 @@ mod tests {
         assert_eq!(Summary::decode(&summary.encode()), Some(summary));
         assert_eq!(summary.bytes_from(Offset(3)), 13);
         assert_eq!(Summary::decode(&summary.encode()[..40]), None);
+    }
+
+    /// Goal: the index of a log that is cut, or begins anew anywhere, has what is retained and no
+    /// more; what is left of a sealed file counts for as much of its bytes.
+    #[test]
+    fn cuts() {
+        let file = |seq| {
+            let identity = Identity {
+                shard: 0,
+                shards: 1,
+                first_seq: seq,
+                last_seq: seq,
+                generation: 0,
+                created_ms: 0,
+            };
+            Arc::new(LogFile::new(PathBuf::from("x"), identity, true))
+        };
+        let sealed = |seq, base, end| {
+            let summary = Summary::of(&[run(base, end, 0)]).unwrap();
+            let summary = Summary { bytes: 1_000, ..summary };
+            Segment { file: file(seq), summary, runs: None }
+        };
+        let full = || {
+            let mut places = PartitionIndex { log_start: Offset(15), ..PartitionIndex::default() };
+            places.adopt(sealed(1, 10, 20));
+            places.adopt(sealed(2, 20, 30));
+            places.end = Offset(30);
+            places
+        };
+        let view = |log_start, log_end| PartitionView {
+            log_start: Offset(log_start),
+            log_end: Offset(log_end),
+            epochs: vec![(LeaderEpoch(4), Offset(0))],
+            ..PartitionView::default()
+        };
+        for (start, end, expected) in [
+            (15, 30, &[(10, 20, 1_000), (20, 30, 1_000)][..]),
+            (15, 25, &[(10, 20, 1_000), (20, 25, 500)]),
+            (15, 20, &[(10, 20, 1_000)]),
+            (15, 15, &[]),
+            (5, 5, &[]),
+            (22, 22, &[]),
+            (90, 90, &[]),
+        ] {
+            let mut places = full();
+            places.cut(&Bounds::of(&view(start, end)));
+            let left = places.segments.iter().map(|segment| {
+                let summary = segment.summary;
+                (summary.start.0, summary.end.0, summary.bytes)
+            });
+            assert_eq!(left.collect::<Vec<_>>(), expected, "{start} to {end}");
+            assert_eq!((places.log_start, places.end), (Offset(start), Offset(end)));
+            assert_eq!(places.epochs[..], [(LeaderEpoch(4), Offset(0))]);
+            assert_eq!(places.cuts, 1);
+        }
     }
 
     /// Goal: a truncation in the middle of a run keeps its front only.

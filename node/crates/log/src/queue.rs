@@ -535,6 +535,115 @@ fn check(request: &AppendRequest) -> Result<(), AppendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_core::LeaderEpoch;
+
+    const P: PartitionId = PartitionId(1);
+
+    fn queue() -> Queue {
+        let queue = Queue::new(QueueLimits {
+            appends_max: 10,
+            bytes_max: 10_000,
+            commit_bytes_max: 1_000,
+            ahead_bytes_min: 100,
+        });
+        queue.open(HashMap::new());
+        queue
+    }
+
+    /// An entry without records.
+    fn entry(partition: PartitionId, base: i64, epoch: i32) -> AppendRequest {
+        let mut request = control(EntryKind::LogStart, partition, Offset(base));
+        request.header.kind = EntryKind::Entry;
+        request.header.offset_count = 1;
+        request.header.epoch = LeaderEpoch(epoch);
+        request
+    }
+
+    fn cut(end: i64) -> Cut {
+        Cut { partition: P, to: CutTo::End(Offset(end)) }
+    }
+
+    /// What the writer is given, turn by turn, until nothing waits: bases of appends, and words.
+    fn turns(queue: &Queue) -> Vec<String> {
+        let mut turns = Vec::new();
+        while queue.stats().0 > 0 {
+            turns.push(match queue.next_turn() {
+                Turn::Commit(requests) => {
+                    let base = |r: &AppendRequest| {
+                        format!("{}:{}", r.header.partition.0, r.header.base_offset)
+                    };
+                    requests.iter().map(base).collect::<Vec<_>>().join(" ")
+                }
+                Turn::Cut(cut) => format!("cut {}", cut.end()),
+                Turn::View(partition) => format!("view {}", partition.0),
+                other => format!("{other:?}"),
+            });
+        }
+        turns
+    }
+
+    /// Goal: cuts and questions are turns of their own, in their place; what is pushed behind a cut
+    /// must follow it, in offsets and epochs; a log start of the log before the cut is refused.
+    #[test]
+    fn cuts_wait_in_line() {
+        let queue = queue();
+        for (base, epoch) in [(0, 1), (1, 1), (2, 3)] {
+            queue.push(entry(P, base, epoch)).unwrap();
+        }
+        queue.push_view(P).unwrap();
+        assert_eq!(queue.push_cut(cut(4)), Err(AppendError::Malformed));
+        queue.push_cut(cut(2)).unwrap();
+        let late = queue.push(entry(P, 3, 3)).unwrap_err();
+        assert_eq!(late, AppendError::NotDense { expected: Offset(2), got: Offset(3) });
+        assert_eq!(queue.push(entry(P, 2, 0)), Err(AppendError::Malformed));
+        queue.push(entry(P, 2, 2)).unwrap();
+        let start = || control(EntryKind::LogStart, P, Offset(1));
+        assert_eq!(queue.push(start()), Err(AppendError::QueueFull));
+        queue.push(entry(PartitionId(2), 0, 1)).unwrap();
+        assert_eq!(turns(&queue), ["1:0 1:1 1:2", "view 1", "cut 2", "1:2 2:0"]);
+        queue.end_cut(P);
+        queue.push(start()).unwrap();
+        let begin = PartitionView { log_end: Offset(9), ..PartitionView::default() };
+        queue.push_cut(Cut { partition: P, to: CutTo::View(Box::new(begin)) }).unwrap();
+        queue.push(entry(P, 9, 0)).unwrap();
+        assert_eq!(turns(&queue), ["1:1", "cut 9", "1:9"]);
+    }
+
+    /// Goal: a cut that failed takes along what was handed in behind it, of its partition and up to
+    /// the next cut, and the log goes on where it ended.
+    #[test]
+    fn a_cut_that_failed() {
+        let view = PartitionView {
+            log_end: Offset(3),
+            epochs: vec![(LeaderEpoch(5), Offset(0))],
+            ..PartitionView::default()
+        };
+        for next_cut in [false, true] {
+            let queue = queue();
+            queue.open(HashMap::from([(P, LogEnd::of(&view))]));
+            queue.push_cut(cut(2)).unwrap();
+            assert!(matches!(queue.next_turn(), Turn::Cut(_)));
+            queue.push(entry(P, 2, 7)).unwrap();
+            queue.push(entry(PartitionId(2), 0, 1)).unwrap();
+            queue.push_view(P).unwrap();
+            queue.push(entry(P, 3, 7)).unwrap();
+            if next_cut {
+                queue.push_cut(cut(1)).unwrap();
+                queue.push(entry(P, 1, 8)).unwrap();
+            }
+            let dropped = queue.undo_cut(P, Some(&view));
+            assert_eq!(dropped.len(), 2);
+            if next_cut {
+                assert_eq!(turns(&queue), ["2:0", "view 1", "cut 1", "1:1"]);
+                assert_eq!(queue.state().ends[&P].cuts, 1);
+                assert_eq!(queue.state().ends[&P].end, Offset(2));
+            } else {
+                assert_eq!(turns(&queue), ["2:0", "view 1"]);
+                assert_eq!(queue.state().ends[&P], LogEnd::of(&view));
+            }
+            assert_eq!(queue.state().bytes, 0);
+        }
+    }
 
     /// Goal: what waits goes at once if nothing is under way; behind one commit once it is enough,
     /// measured by that commit; behind two never; and at once when the queue closes.

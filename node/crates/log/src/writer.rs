@@ -4,8 +4,8 @@
 //! more waits in the queue, all but the first two are left to other threads, and the writer puts
 //! the next commit together in the meantime. That one reaches the disk only behind the sync
 //! ([`crate::syncing`]), and is published only behind the one before it: order and durability are
-//! those of one commit after the other. A cut of a log, and an answer to what a log holds, wait until
-//! nothing is under way: see [`crate::cut`].
+//! those of one commit after the other. A cut of a log, and an answer to what a log holds, wait
+//! until nothing is under way: see [`crate::cut`].
 //!
 //! | state | event | next |
 //! |---|---|---|

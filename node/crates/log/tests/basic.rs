@@ -5,6 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Answer, entry, small_config, start};
+use weir_core::entry::EntryKind;
 use weir_core::{Offset, PartitionId, ProducerId, TimestampMs};
 use weir_log::{AppendError, Log, LogConfig, OpenError, ReadError, RealDisk, SystemClock};
 
@@ -156,6 +157,10 @@ fn cuts() {
         log.append(&entry(1, n * 3).records(3, 2_000));
         log.append(&entry(2, n).records(1, 2_000));
     }
+    let mut other = entry(1, 99).request();
+    other.header.kind = EntryKind::Truncate;
+    other.header.offset_count = 0;
+    assert_eq!(log.log.append(other), Err(AppendError::Malformed), "not by the way of entries");
     assert!(matches!(log.truncate(1, 99), Answer::Cut(view) if view.log_end == Offset(99)));
     log.append(&entry(1, 99).epoch(2).record(1, "new"));
     log.log.trim(P, Offset(20)).unwrap();

@@ -2,9 +2,9 @@
 //!
 //! Every run does a seeded series of appends, trims, truncations and resets, with files rolling and
 //! the cleaner at work, and keeps a model of it: each partition's states, one behind each step, and
-//! how many of them were acknowledged. After each disaster a partition must be in one of those that
-//! were not acknowledged, or in the last one that was: with that state's view, and with its entries,
-//! byte for byte, and no others.
+//! how many of them were acknowledged. After each disaster a partition must be in one of those
+//! that were not acknowledged, or in the last one that was: with that state's view, and with its
+//! entries, byte for byte, and no others.
 
 mod support;
 

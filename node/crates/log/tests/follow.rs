@@ -126,9 +126,9 @@ fn a_second_log_is_the_same() {
     }
 }
 
-/// Goal: a cut log is what it was when it ended there: its view, its entries, what is found by time;
-/// also after it was written on, cut again and opened again. The neighbour in the same files is
-/// as it was. Method: random appends, trims, cuts and restarts, against a model.
+/// Goal: a cut log is what it was when it ended there: its view, its entries, what is found by
+/// time; also after it was written on, cut again and opened again. The neighbour in the same files
+/// is as it was. Method: random appends, trims, cuts and restarts, against a model.
 #[test]
 fn a_cut_log_is_what_it_was() {
     for seed in 0..12 {
