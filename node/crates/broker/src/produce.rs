@@ -250,15 +250,8 @@ impl ProduceStream {
             return Ok(partition.clone());
         }
         let registry = &self.session.shared.registry;
-        let partition = registry.partition(topic, index).ok_or_else(|| {
-            if registry.topic_name(topic).is_some() {
-                let message = format!("the topic has no partition {index}");
-                WireError::new(ErrorCode::UnknownPartition, message)
-            } else {
-                let message = format!("there is no topic with id {topic} (any more)");
-                WireError::new(ErrorCode::UnknownTopic, message)
-            }
-        })?;
+        let partition = registry.partition(topic, index);
+        let partition = partition.ok_or_else(|| registry.unknown(topic, index))?;
         self.session.authorize(Role::Produce, Some(&partition.topic_name))?;
         self.partitions.insert((topic, index), partition.clone());
         Ok(partition)

@@ -35,8 +35,8 @@ pub struct Registry {
     log: Arc<Log>,
     /// Who decides changes, where it is not this node alone.
     cluster: Option<Arc<ClusterNode>>,
-    /// Moves when the controllers' word was adopted.
-    adopted: watch::Sender<()>,
+    /// How often the controllers' word was adopted.
+    adopted: watch::Sender<u64>,
     /// Serialises changes: held across the metadata write, which readers need not wait for.
     changing: tokio::sync::Mutex<()>,
     state: RwLock<State>,
@@ -108,7 +108,7 @@ impl Registry {
             store,
             log,
             cluster,
-            adopted: watch::Sender::new(()),
+            adopted: watch::Sender::new(0),
             changing: tokio::sync::Mutex::new(()),
             state: RwLock::new(state),
         }
@@ -142,6 +142,30 @@ impl Registry {
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether the node knows what there is: a node of a cluster has to hear it first.
+    #[must_use]
+    pub fn is_informed(&self) -> bool {
+        self.cluster.is_none() || *self.adopted.borrow() > 0
+    }
+
+    /// Why there is no such partition. What a node of a cluster has not heard of yet may be there
+    /// all the same.
+    #[must_use]
+    pub fn unknown(&self, topic: TopicId, index: PartitionIndex) -> WireError {
+        let state = self.read();
+        let (next, _) = state.image.counters();
+        if self.cluster.is_some() && topic.0 >= next {
+            let message = "this node has not heard of the topic yet; try again";
+            return WireError::new(ErrorCode::NotLeader, message);
+        }
+        if state.by_index.contains_key(&(topic, PartitionIndex(0))) {
+            let message = format!("the topic has no partition {index}");
+            return WireError::new(ErrorCode::UnknownPartition, message);
+        }
+        let message = format!("there is no topic with id {topic} (any more)");
+        WireError::new(ErrorCode::UnknownTopic, message)
     }
 
     /// The partition of this topic and index.
@@ -357,7 +381,7 @@ impl Registry {
             if let Standing::Member(me) = &mut state.standing {
                 me.incarnation = life;
             }
-            if state.image == *image && state.views.is_empty() {
+            if state.image == *image && state.views.is_empty() && *self.adopted.borrow() > 0 {
                 return;
             }
             state.image = image.clone();
@@ -384,7 +408,7 @@ impl Registry {
                 tracing::warn!(partition = %id, %error, "the partition stays until the next start");
             }
         }
-        self.adopted.send_replace(());
+        self.adopted.send_modify(|times| *times += 1);
     }
 
     /// Until this node has heard of a change, or for a while.

@@ -329,10 +329,9 @@ async fn offsets(
     bounded(positions.len())?;
     let mut offsets = Vec::with_capacity(positions.len());
     for &(index, start) in positions {
-        let partition = session.shared.registry.partition(topic, index).ok_or_else(|| {
-            let message = format!("there is no partition {index} of topic {topic}");
-            WireError::new(ErrorCode::UnknownPartition, message)
-        })?;
+        let registry = &session.shared.registry;
+        let partition = registry.partition(topic, index);
+        let partition = partition.ok_or_else(|| registry.unknown(topic, index))?;
         session.authorize(Role::Consume, Some(&partition.topic_name))?;
         if let Some((peers, leader)) = session.shared.route(session, &partition) {
             let ask = Request::Offsets { topic, positions: vec![(index, start)] };
@@ -370,14 +369,10 @@ fn check_positions(session: &Session, positions: &[GroupPosition]) -> Result<(),
     bounded(positions.len())?;
     session.authorize(Role::Consume, None)?;
     for position in positions {
+        let registry = &session.shared.registry;
+        let partition = registry.partition(position.topic, position.partition);
         let partition =
-            session.shared.registry.partition(position.topic, position.partition).ok_or_else(
-                || {
-                    let (topic, partition) = (position.topic, position.partition);
-                    let message = format!("there is no partition {partition} of topic {topic}");
-                    WireError::new(ErrorCode::UnknownPartition, message)
-                },
-            )?;
+            partition.ok_or_else(|| registry.unknown(position.topic, position.partition))?;
         session.authorize(Role::Consume, Some(&partition.topic_name))?;
         if position.offset < Offset::ZERO {
             let message = "a position must not be negative";

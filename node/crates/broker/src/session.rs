@@ -195,7 +195,12 @@ impl Session {
                 return refuse(&mut writer, &error).await;
             }
         };
-        match FrameKind::from_u8(frame.kind) {
+        let kind = FrameKind::from_u8(frame.kind);
+        if !self.shared.registry.is_informed() && kind != Some(FrameKind::Controller) {
+            let message = "the node has not found the rest of its cluster yet; try again";
+            return refuse(&mut writer, &WireError::new(ErrorCode::Offline, message)).await;
+        }
+        match kind {
             Some(FrameKind::Request) => requests::serve(&self, writer, &frame.body).await,
             Some(FrameKind::ProduceOpen) => produce::serve(self, writer, reader).await,
             Some(FrameKind::Subscribe) => subscribe::serve(self, writer, reader, &frame.body).await,

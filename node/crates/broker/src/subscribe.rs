@@ -157,10 +157,8 @@ enum Opened {
 async fn open(session: &Session, body: &[u8]) -> Result<Opened, WireError> {
     let ask: Subscribe = decode(body)?;
     let registry = &session.shared.registry;
-    let partition = registry.partition(ask.topic, ask.partition).ok_or_else(|| {
-        let message = format!("there is no partition {} of topic {}", ask.partition, ask.topic);
-        WireError::new(ErrorCode::UnknownPartition, message)
-    })?;
+    let partition = registry.partition(ask.topic, ask.partition);
+    let partition = partition.ok_or_else(|| registry.unknown(ask.topic, ask.partition))?;
     session.authorize(Role::Consume, Some(&partition.topic_name))?;
     if let Some((_, leader)) = session.shared.route(session, &partition) {
         return Ok(Opened::Elsewhere(leader, Box::new(ask)));
