@@ -2,7 +2,7 @@
 
 use crate::ack::Courier;
 use crate::cluster::peers::Peers;
-use crate::cluster::{ClusterConfig, ClusterNode, fresh_disk};
+use crate::cluster::{ClusterNode, fresh_disk, open};
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
@@ -11,7 +11,7 @@ use crate::groups::Groups;
 use crate::modules::Modules;
 use crate::modules::files::FilesError;
 use crate::pace::Pace;
-use crate::partition::{ALONE, Partition};
+use crate::partition::Partition;
 use crate::registry::Registry;
 use crate::session::{self, Session};
 use crate::status::{self, Health};
@@ -26,23 +26,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use weir_controller::Controller;
-use weir_core::ids::{DiskId, Incarnation, NodeId};
+use weir_core::ids::NodeId;
 use weir_core::limits;
-use weir_core::metadata::{GROUPS_PARTITION, Image};
-use weir_core::partition::assignment::Lead;
+use weir_core::metadata::GROUPS_PARTITION;
 use weir_core::partition::view::PartitionView;
 use weir_core::wire::message::NodeStatus;
-use weir_core::{LeaderEpoch, PartitionId, TimestampMs};
+use weir_core::{PartitionId, TimestampMs};
 use weir_log::{Clock as _, KvError, KvStore, Log, OpenError, RealDisk, SystemClock};
 use weir_transport::{
-    Authority, AuthorityError, BindError, ClientAuth, ClientEndpoint, ClientTls, Clock,
-    CloseReason, ConnectionLimit, ListenConfig, NodeCredentials, NodeNames, ServerEndpoint,
-    Windows,
+    Authority, AuthorityError, BindError, ClientAuth, Clock, CloseReason, ConnectionLimit,
+    ListenConfig, NodeCredentials, NodeNames, ServerEndpoint, Windows,
 };
-
-/// What a controller keeps, in the data folder.
-const CONTROLLER_FILE: &str = "controller.redb";
 
 /// A running broker. Dropping it without [`Broker::shutdown`] leaves what was acknowledged safe
 /// and everything else as after a crash.
@@ -254,23 +248,13 @@ impl Broker {
         }
         let ca_created = credentials.authority_created;
         let warnings = credentials.warnings.clone();
-        let (cluster, site) = match &config.cluster {
-            None => (node.cluster, None),
-            Some(part) => {
-                let cluster = cluster_of(&credentials);
-                let site = ClusterNode::new(part.clone(), cluster.clone());
-                let tls = ClientTls::new(credentials.authority.trust().clone())
-                    .with_identity(credentials.identity.clone());
-                let endpoint = ClientEndpoint::new(ClientTls { clock: clock.clone(), ..tls })?;
-                site.peers.use_endpoint(endpoint.with_mtu(config.mtu));
-                (cluster, Some(Arc::new(site)))
-            }
-        };
+        let site = open::site(&config, &credentials, &clock)?;
+        let cluster = site.as_ref().map_or(node.cluster, |_| open::cluster_of(&credentials));
         let listen = listen_config(&config, credentials, &clock);
         let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
-        let (registry, groups) = partitions(site.as_ref(), &store, &log, image, &views)?;
+        let (registry, groups) = open::partitions(site.as_ref(), &store, &log, image, &views)?;
         let deploying = DeployThread::start().map_err(StartError::Thread)?;
         let lanes = if site.is_some() { &Views::new() } else { &views };
         let deployments = Arc::new(Deployments::new(lanes, deploying.handle()));
@@ -310,12 +294,7 @@ impl Broker {
             let courier = shared.courier.clone();
             async move { courier.run().await }
         });
-        if let Some(site) = site {
-            let controller =
-                open_controller(&shared.config, &site, node.disk.unwrap_or_else(fresh_disk))
-                    .await?;
-            site.start(&shared, controller);
-        }
+        open::join(&shared, node.disk).await?;
         tracing::info!(%address, "serving");
         Ok(Broker {
             shared,
@@ -408,7 +387,7 @@ impl Reporter {
 }
 
 /// What the log says of each partition.
-type Views = HashMap<PartitionId, PartitionView>;
+pub(crate) type Views = HashMap<PartitionId, PartitionView>;
 
 struct Opened {
     log: Arc<Log>,
@@ -429,78 +408,9 @@ impl Opened {
         let (log, views) = Log::open(config.log.clone(), disk.clone(), Arc::new(wall))?;
         let kv = KvStore::open(disk, config.data_dir.join("meta.redb"))?;
         let (store, node, image) = Store::open(kv, &fresh_cluster_id(), fresh_disk())?;
-        check_folders(config, &image)?;
+        open::check_folders(config, &image)?;
         Ok(Opened { log: Arc::new(log), views, store: Arc::new(store), node, image, wall })
     }
-}
-
-/// Starting a folder as what it is not would drop all partitions as those of deleted topics.
-fn check_folders(config: &BrokerConfig, image: &Image) -> Result<(), StartError> {
-    let folder = config.data_dir.display();
-    let was_member = config.data_dir.join(CONTROLLER_FILE).exists();
-    match (&config.cluster, was_member) {
-        (None, true) => Err(StartError::Folders(format!(
-            "{folder} is the folder of a node of a cluster: set cluster.members as it was"
-        ))),
-        (Some(_), false) if image.topics().next().is_some() => Err(StartError::Folders(format!(
-            "{folder} has topics of a node without a cluster, which cannot become part of one: \
-             start the cluster with empty folders and copy the topics with `weir consume` and \
-             `weir produce`"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Topics' partitions and that of the groups: led by this node alone, or without a role yet.
-fn partitions(
-    site: Option<&Arc<ClusterNode>>,
-    store: &Arc<Store>,
-    log: &Arc<Log>,
-    image: Image,
-    views: &Views,
-) -> Result<(Registry, Groups), StartError> {
-    let empty = PartitionView::default();
-    let of_groups = views.get(&GROUPS_PARTITION).unwrap_or(&empty);
-    if let Some(site) = site {
-        let me = Lead { node: site.me(), incarnation: Incarnation(0) };
-        let registry = Registry::of_cluster(store.clone(), log.clone(), site.clone(), views);
-        return Ok((registry, Groups::new(log.clone(), me, of_groups)));
-    }
-    let newest = views.values().map(PartitionView::epoch).max();
-    let epoch = store.next_epoch(newest.unwrap_or(LeaderEpoch(0)))?;
-    let groups = Groups::new(log.clone(), ALONE, of_groups);
-    groups.lead_alone(epoch, of_groups);
-    Ok((Registry::new(store.clone(), log.clone(), image, epoch, views), groups))
-}
-
-async fn open_controller(
-    config: &BrokerConfig,
-    site: &ClusterNode,
-    disk: DiskId,
-) -> Result<Controller, StartError> {
-    let file = config.data_dir.join(CONTROLLER_FILE);
-    let kv = tokio::task::spawn_blocking(move || KvStore::open(Arc::new(RealDisk), file)).await;
-    let kv = kv.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))??;
-    let ClusterConfig { me, members, rack, witness } = &site.config;
-    let members = members
-        .iter()
-        .map(|(&id, member)| (id, weir_controller::Member { address: member.address.clone() }));
-    let config = weir_controller::Config {
-        node: *me,
-        members: members.collect(),
-        disk,
-        rack: rack.clone(),
-        witness: *witness,
-        timing: weir_controller::Timing::default(),
-    };
-    Ok(Controller::start(config, kv, site.wire()).await?)
-}
-
-/// The id of the cluster that an authority stands for: nodes that trust the same are of one.
-fn cluster_of(credentials: &NodeCredentials) -> String {
-    let pem = credentials.authority.certificate_pem().trim();
-    let digest = ring::digest::digest(&ring::digest::SHA256, pem.as_bytes());
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn accept(shared: Arc<Shared>, endpoint: Arc<ServerEndpoint>) {

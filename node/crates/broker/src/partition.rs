@@ -3,6 +3,7 @@
 //! The replica is behind a mutex that is held for about a microsecond and never across I/O or an
 //! await: appends come from the network thread, durable ends from the log's writer thread.
 
+mod following;
 mod roles;
 
 use crate::ack::Parked;
@@ -29,8 +30,9 @@ use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{LeaderEpoch, Offset, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use weir_log::{AppendRequest, Log};
 
+pub use following::{Followed, Taken};
 use roles::Released;
-pub use roles::{ALONE, Followed, Pushing, Taken};
+pub use roles::{ALONE, Pushing};
 
 /// A partition: led here, followed here, or known to be elsewhere.
 #[derive(Debug)]

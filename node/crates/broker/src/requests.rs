@@ -9,14 +9,11 @@ use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
 use crate::subscribe::resolve;
 use weir_core::access::Role;
-use weir_core::cluster::ClusterAsk;
-use weir_core::controller::Command;
 use weir_core::deploy::is_internal;
 use weir_core::limits;
 use weir_core::metadata::{Ask, Topic};
 use weir_core::module::name::ModuleRef;
 use weir_core::topic::check_name;
-use weir_core::wire::cluster::ClusterChangeAsk;
 use weir_core::wire::message::{
     GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
@@ -53,7 +50,7 @@ pub async fn serve(session: &Session, mut writer: FrameWriter, body: &[u8]) {
 }
 
 async fn answer(session: &Session, request: Request) -> Result<Response, WireError> {
-    if let Some(answer) = elsewhere(session, &request).await {
+    if let Some(answer) = cluster::requests::elsewhere(session, &request).await {
         return answer;
     }
     match request {
@@ -73,15 +70,7 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         Request::CommitPositions { group, positions } => {
             commit_positions(session, &group, positions).await
         }
-        Request::FetchPositions { group } => {
-            check_group(&group)?;
-            session.authorize(Role::Consume, None)?;
-            session.shared.groups.check_known()?;
-            let visible = |p: &GroupPosition| may_consume(session, p.topic);
-            let mut positions = session.shared.groups.positions(&group);
-            positions.retain(visible);
-            Ok(Response::Positions { positions })
-        }
+        Request::FetchPositions { group } => fetch_positions(session, &group),
         Request::ListGroups {} => {
             session.authorize(Role::Consume, None)?;
             session.shared.groups.check_known()?;
@@ -115,7 +104,7 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
             Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
         }
         Request::Cluster {} => cluster::cluster_status(session).await,
-        Request::ChangeCluster { ask } => change_cluster(session, ask).await,
+        Request::ChangeCluster { ask } => cluster::requests::change(session, ask).await,
         Request::ConfirmTime {} => {
             session.authorize(Role::Admin, None)?;
             session.shared.log.confirm_time();
@@ -123,68 +112,6 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
             Ok(Response::Done {})
         }
     }
-}
-
-/// What another node of the cluster has to answer, it is asked here, once the client's rights are
-/// known.
-async fn elsewhere(session: &Session, request: &Request) -> Option<Result<Response, WireError>> {
-    let shared = &session.shared;
-    shared.site.as_ref().filter(|_| !session.is_forwarded())?;
-    let refused = match request {
-        Request::CommitPositions { positions, .. } => check_positions(session, positions).err(),
-        Request::FetchPositions { .. } | Request::ListGroups {} => {
-            session.authorize(Role::Consume, None).err()
-        }
-        Request::DeleteGroup { .. } | Request::TrimPartition { .. } => {
-            session.authorize(Role::Admin, None).err()
-        }
-        Request::BeginUpload { .. }
-        | Request::Upload { .. }
-        | Request::PushModule { .. }
-        | Request::CreateDeployment { .. } => {
-            let message = "modules run on nodes without a cluster only, in this version";
-            Some(WireError::new(ErrorCode::Unsupported, message))
-        }
-        _ => return None,
-    };
-    if let Some(error) = refused {
-        return Some(Err(error));
-    }
-    let partition = match request {
-        Request::TrimPartition { topic, partition, .. } => {
-            let topic = shared.registry.topic(topic)?;
-            shared.registry.partition(topic.id, *partition)?
-        }
-        _ => shared.groups.partition().clone(),
-    };
-    let (peers, leader) = shared.route(session, &partition)?;
-    let answered = forward::request(peers, leader, request).await;
-    // Of positions in topics that it may not consume from, a client learns nothing.
-    Some(answered.map(|response| match response {
-        Response::Positions { mut positions } => {
-            positions.retain(|position| may_consume(session, position.topic));
-            Response::Positions { positions }
-        }
-        other => other,
-    }))
-}
-
-async fn change_cluster(session: &Session, ask: ClusterChangeAsk) -> Result<Response, WireError> {
-    session.authorize(Role::Admin, None)?;
-    let site = session.shared.site.as_ref().ok_or_else(cluster::no_cluster)?;
-    let registry = &session.shared.registry;
-    let ClusterChangeAsk::Reassign { topic, partition, nodes } = ask;
-    let known = registry.topic(&topic).ok_or_else(|| unknown_topic(&topic))?;
-    let found = registry.partition(known.id, partition).ok_or_else(|| {
-        WireError::new(
-            ErrorCode::UnknownPartition,
-            format!("`{topic}` has no partition {partition}"),
-        )
-    })?;
-    let ask = ClusterAsk::Reassign { partition: found.id, target: nodes };
-    site.submit(Command::Cluster(ask)).await?;
-    tracing::info!(topic, %partition, peer = %session.connection.peer(), "copies are moved");
-    Ok(Response::Done {})
 }
 
 fn info(topic: Topic) -> TopicInfo {
@@ -202,7 +129,8 @@ fn may_see(session: &Session, topic: &str) -> bool {
         .any(|role| access.allows(session.principal(), role, Some(topic)))
 }
 
-fn may_consume(session: &Session, topic: TopicId) -> bool {
+/// Whether the client may consume a topic, which must exist.
+pub fn may_consume(session: &Session, topic: TopicId) -> bool {
     let access = &session.shared.config.access;
     session
         .shared
@@ -244,7 +172,8 @@ fn no_right_to_see(session: &Session, name: &str) -> WireError {
     WireError::new(ErrorCode::Unauthorized, message)
 }
 
-fn unknown_topic(name: &str) -> WireError {
+/// There is no topic of this name.
+pub fn unknown_topic(name: &str) -> WireError {
     WireError::new(ErrorCode::UnknownTopic, format!("there is no topic `{name}`"))
 }
 
@@ -365,7 +294,18 @@ async fn commit_positions(
     Ok(Response::Done {})
 }
 
-fn check_positions(session: &Session, positions: &[GroupPosition]) -> Result<(), WireError> {
+fn fetch_positions(session: &Session, group: &str) -> Result<Response, WireError> {
+    check_group(group)?;
+    session.authorize(Role::Consume, None)?;
+    session.shared.groups.check_known()?;
+    let visible = |p: &GroupPosition| may_consume(session, p.topic);
+    let mut positions = session.shared.groups.positions(group);
+    positions.retain(visible);
+    Ok(Response::Positions { positions })
+}
+
+/// Whether the client may store these positions, and they can be.
+pub fn check_positions(session: &Session, positions: &[GroupPosition]) -> Result<(), WireError> {
     bounded(positions.len())?;
     session.authorize(Role::Consume, None)?;
     for position in positions {

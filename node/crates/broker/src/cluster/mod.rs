@@ -13,7 +13,9 @@
 pub mod follower;
 pub mod forward;
 pub mod leader;
+pub mod open;
 pub mod peers;
+pub mod requests;
 mod status;
 
 use crate::broker::Shared;

@@ -1,0 +1,80 @@
+//! Requests that concern the cluster, or that another node of it has to answer.
+
+use super::{forward, no_cluster};
+use crate::requests::{check_positions, may_consume, unknown_topic};
+use crate::session::Session;
+use weir_core::access::Role;
+use weir_core::cluster::ClusterAsk;
+use weir_core::controller::Command;
+use weir_core::wire::cluster::ClusterChangeAsk;
+use weir_core::wire::message::{Request, Response};
+use weir_core::wire::{ErrorCode, WireError};
+
+/// What another node of the cluster has to answer, it is asked here, once the client's rights are
+/// known.
+pub async fn elsewhere(
+    session: &Session,
+    request: &Request,
+) -> Option<Result<Response, WireError>> {
+    let shared = &session.shared;
+    shared.site.as_ref().filter(|_| !session.is_forwarded())?;
+    let refused = match request {
+        Request::CommitPositions { positions, .. } => check_positions(session, positions).err(),
+        Request::FetchPositions { .. } | Request::ListGroups {} => {
+            session.authorize(Role::Consume, None).err()
+        }
+        Request::DeleteGroup { .. } | Request::TrimPartition { .. } => {
+            session.authorize(Role::Admin, None).err()
+        }
+        Request::BeginUpload { .. }
+        | Request::Upload { .. }
+        | Request::PushModule { .. }
+        | Request::CreateDeployment { .. } => {
+            let message = "modules run on nodes without a cluster only, in this version";
+            Some(WireError::new(ErrorCode::Unsupported, message))
+        }
+        _ => return None,
+    };
+    if let Some(error) = refused {
+        return Some(Err(error));
+    }
+    let partition = match request {
+        Request::TrimPartition { topic, partition, .. } => {
+            let topic = shared.registry.topic(topic)?;
+            shared.registry.partition(topic.id, *partition)?
+        }
+        _ => shared.groups.partition().clone(),
+    };
+    let (peers, leader) = shared.route(session, &partition)?;
+    let answered = forward::request(peers, leader, request).await;
+    // Of positions in topics that it may not consume from, a client learns nothing.
+    Some(answered.map(|response| match response {
+        Response::Positions { mut positions } => {
+            positions.retain(|position| may_consume(session, position.topic));
+            Response::Positions { positions }
+        }
+        other => other,
+    }))
+}
+
+/// Changes the cluster.
+///
+/// # Errors
+/// [`WireError`].
+pub async fn change(session: &Session, ask: ClusterChangeAsk) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    let site = session.shared.site.as_ref().ok_or_else(no_cluster)?;
+    let registry = &session.shared.registry;
+    let ClusterChangeAsk::Reassign { topic, partition, nodes } = ask;
+    let known = registry.topic(&topic).ok_or_else(|| unknown_topic(&topic))?;
+    let found = registry.partition(known.id, partition).ok_or_else(|| {
+        WireError::new(
+            ErrorCode::UnknownPartition,
+            format!("`{topic}` has no partition {partition}"),
+        )
+    })?;
+    let ask = ClusterAsk::Reassign { partition: found.id, target: nodes };
+    site.submit(Command::Cluster(ask)).await?;
+    tracing::info!(topic, %partition, peer = %session.connection.peer(), "copies are moved");
+    Ok(Response::Done {})
+}
