@@ -55,8 +55,8 @@ async fn what_was_acknowledged_outlives_its_leader() -> Result<()> {
     Ok(())
 }
 
-/// Goal: an operator sees where everything is, and moves copies while they are in use. Method: a topic
-/// on two of three nodes is moved to the third, which then has all of it and leads.
+/// Goal: an operator sees where everything is, and moves copies while they are in use. Method: a
+/// topic on two of three nodes is moved to the third, which then has all of it and leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_are_moved() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -97,8 +97,8 @@ async fn copies_are_moved() -> Result<()> {
     Ok(())
 }
 
-/// Goal: [`History`]'s. Method: kills are paced by progress, not by time, and take one node after the
-/// other; the next comes once all replicas are in sync again. `WEIR_KILLS` sets how many.
+/// Goal: [`History`]'s. Method: kills are paced by progress, not by time, and take one node after
+/// the other; the next comes once all replicas are in sync again. `WEIR_KILLS` sets how many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_or_doubled() -> Result<()> {
     let kills = match std::env::var("WEIR_KILLS") {

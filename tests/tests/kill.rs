@@ -1,8 +1,8 @@
 //! A real node, killed with SIGKILL again and again under producers and a consumer of the SDK.
 //!
-//! Goal: [`History`]'s. Method: kills are paced by progress, not by time: the next one comes a seeded
-//! number of confirmations after the last, so it falls anywhere in a commit. `WEIR_KILLS` sets how
-//! many.
+//! Goal: [`History`]'s. Method: kills are paced by progress, not by time: the next one comes a
+//! seeded number of confirmations after the last, so it falls anywhere in a commit. `WEIR_KILLS`
+//! sets how many.
 
 use anyhow::{Context, Result};
 use weir_client::TopicConfig;

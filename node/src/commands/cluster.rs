@@ -21,8 +21,8 @@ Examples:
   weir --server 10.0.0.2:7447 cluster status
 
 Any node of the cluster can be asked. An in-sync replica has everything that was acknowledged, so a
-partition survives the loss of all its other replicas. LAG is what a replica that the leader hears of
-has yet to store.")]
+partition survives the loss of all its other replicas. LAG is what a replica that the leader hears
+of has yet to store.")]
     Status,
 }
 

@@ -1,9 +1,9 @@
 //! Notices that a node is gone before the connection does.
 //!
-//! A connection counts as lost after [`weir_core::limits::IDLE_TIMEOUT`] of silence, long enough for
-//! a link that comes and goes. A client that knows other nodes need not wait for that: where the node
-//! is silent although it should not be, it is asked something, and if it does not answer the next
-//! address is tried.
+//! A connection counts as lost after [`weir_core::limits::IDLE_TIMEOUT`] of silence, long enough
+//! for a link that comes and goes. A client that knows other nodes need not wait for that: where
+//! the node is silent although it should not be, it is asked something, and if it does not answer
+//! the next address is tried.
 
 use std::time::Duration;
 

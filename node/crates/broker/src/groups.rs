@@ -46,8 +46,8 @@ struct State {
 }
 
 impl Groups {
-    /// Starts from what the log holds. `me` is as whom this node holds partitions; they have no role
-    /// yet.
+    /// Starts from what the log holds. `me` is as whom this node holds partitions; they have no
+    /// role yet.
     #[must_use]
     pub fn new(log: Arc<Log>, me: Lead, view: &PartitionView) -> Groups {
         let place = (TopicId(0), Arc::from("__groups"), PartitionIndex(0));

@@ -38,8 +38,8 @@ struct Counters {
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRow {
-    /// The cluster it belongs to: made at the first start, stable for the life of its data. Of a node
-    /// without others: that of several is told by their common authority.
+    /// The cluster it belongs to: made at the first start, stable for the life of its data. Of a
+    /// node without others: that of several is told by their common authority.
     pub cluster: String,
     /// The folder's own number, by which controllers know it from another that a node comes with.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,8 @@
 //! The committed pointer says from where a start need not ask others, so it may lag: it is
 //! written with the next row, or when the node stops in good order.
 
+#![expect(clippy::result_large_err, reason = "the error is openraft's, and so are the traits")]
+
 use crate::error::StartError;
 use crate::raft::{Entry, LogId, StorageError, Types, Vote};
 use crate::store::{self, Pointers, Rows, Store, encode, log_key};

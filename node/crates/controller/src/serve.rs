@@ -36,6 +36,8 @@ async fn answer(inner: &Arc<Inner>, from: NodeId, request: &[u8]) -> Result<Answ
         Request::Append(entries) => {
             let members: Vec<NodeId> = inner.config.members.keys().copied().collect();
             wire::check_append(from, &members, &entries)?;
+            let committed = raft.with_raft_state(|state| state.committed).await;
+            wire::check_committed(committed.map_err(|_| PeerError::Stopped)?, &entries)?;
             let answer = raft.append_entries(entries).await.map_err(|_| PeerError::Stopped)?;
             if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                 inner.heard.leads(from);

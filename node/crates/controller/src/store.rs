@@ -18,6 +18,9 @@ use weir_log::KvStore;
 /// Rows to write: keys with their new values, or `None` to remove them.
 pub type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// Rows that were read.
+pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The key of the vote.
 pub const VOTE: &[u8] = b"vote";
 /// The key of the newest entry that is known to be committed.
@@ -83,7 +86,7 @@ impl Store {
     }
 
     /// Reads the log's rows. Blocks; for the start.
-    pub fn read_log(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StartError> {
+    pub fn read_log(&self) -> Result<Pairs, StartError> {
         Ok(self.kv.range(LOG)?)
     }
 

@@ -168,6 +168,10 @@ pub fn check_append(
 ) -> Result<(), PeerError> {
     check_leader(from, &request.vote)?;
     let mut before = request.prev_log_id;
+    let ids = before.iter().chain(&request.leader_commit);
+    if ids.into_iter().any(|id| id.leader_id > request.vote.leader_id) {
+        return malformed("entries of a later vote than the sender's");
+    }
     for entry in &request.entries {
         let follows = match before {
             Some(before) => {
@@ -183,6 +187,20 @@ pub fn check_append(
         before = Some(entry.log_id);
     }
     Ok(())
+}
+
+/// Checks that no entry takes the place of one that is committed: nobody can have elected a
+/// controller that holds another one there.
+pub fn check_committed(
+    committed: Option<LogId>,
+    request: &AppendEntriesRequest<Types>,
+) -> Result<(), PeerError> {
+    let Some(committed) = committed else { return Ok(()) };
+    let sent = request.entries.iter().map(|entry| entry.log_id).chain(request.prev_log_id);
+    match sent.into_iter().all(|id| id.index > committed.index || id <= committed) {
+        true => Ok(()),
+        false => malformed("other entries than those that are committed"),
+    }
 }
 
 fn check_entry(members: &[NodeId], entry: &Entry) -> Result<(), PeerError> {

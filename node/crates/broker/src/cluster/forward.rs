@@ -1,9 +1,10 @@
 //! What clients send to this node and another has to answer.
 //!
-//! A client may connect to any node of the cluster, and knows of no other. What concerns a partition
-//! goes to its leader, over the connection that this node has to it, and the answer comes back the
-//! same way. Rights are checked where the client is known, which is here. A node forwards only what
-//! comes from a client: if the leader has moved meanwhile, the client is told to try again.
+//! A client may connect to any node of the cluster, and knows of no other. What concerns a
+//! partition goes to its leader, over the connection that this node has to it, and the answer comes
+//! back the same way. Rights are checked where the client is known, which is here. A node forwards
+//! only what comes from a client: if the leader has moved meanwhile, the client is told to try
+//! again.
 
 use crate::ack::{AckQueue, refusal};
 use crate::cluster::peers::{PeerError, Peers, Purpose};

@@ -39,11 +39,15 @@ impl Partition {
         }
     }
 
-    /// The log cannot be cut as a leader asked: what it would need for that is gone. The copy takes no
-    /// part until it counts no more; then it begins anew.
+    /// The log cannot be cut as a leader asked: what it would need for that is gone. The copy takes
+    /// no part until it counts no more; then it begins anew.
     pub fn handle_cut_failed(&self, error: &CutError) {
-        tracing::error!(partition = %self.id, %error, "the copy here cannot be brought in line with \
-            the leader's; it begins anew once it is not in the in-sync set");
+        tracing::error!(
+            partition = %self.id,
+            %error,
+            "the copy here cannot be brought in line with the leader's; it begins anew once it is \
+             not in the in-sync set"
+        );
         self.inner().cut_failed = true;
         self.begin_anew();
     }

@@ -56,16 +56,16 @@ struct Wire {
 impl Transport for Wire {
     async fn call(&self, to: NodeId, request: Bytes) -> Result<Bytes, CallError> {
         let lost = || CallError::NoAnswer { to, reason: "the network lost it".into() };
-        // A map of one entry, whose key is this text of eight bytes.
-        if request.starts_with(b"\xa1\x68snapshot") {
-            self.net.snapshot_parts.fetch_add(1, Ordering::Relaxed);
-        }
         let (arrives, delay) = self.net.passes(self.from, to);
         // sleep: the message's way.
         tokio::time::sleep(delay).await;
         let Some(there) = self.net.up.lock().unwrap().get(&to).cloned() else {
             return Err(CallError::NotSent { to, reason: "it is down".into() });
         };
+        // A map of one entry, whose key is this text of eight bytes.
+        if request.starts_with(b"\xa1\x68snapshot") {
+            self.net.snapshot_parts.fetch_add(1, Ordering::Relaxed);
+        }
         if !arrives {
             // sleep: until a transport gives up.
             tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,8 +1,8 @@
 //! What nodes of a cluster say on the streams of their replicas. All numbers are little-endian.
 //!
-//! A follower opens one stream for each partition, with the question whether its log agrees with the
-//! leader's ([`FollowOpen`]). The leader answers; where the logs agree it goes on with entries, as
-//! they lie in its log, and the follower reports what of them is on its disk.
+//! A follower opens one stream for each partition, with the question whether its log agrees with
+//! the leader's ([`FollowOpen`]). The leader answers; where the logs agree it goes on with entries,
+//! as they lie in its log, and the follower reports what of them is on its disk.
 
 use crate::entry::{ENTRY_HEADER_BYTES, EntryError, EntryHeader, EntryKind};
 use crate::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
