@@ -148,20 +148,20 @@ pub fn requests() -> Vec<Request> {
             version: None,
             restore: vec![(PARTITION, Offset(7))],
         },
-        Request::Cluster {},
-        Request::ChangeCluster {
-            ask: ClusterChangeAsk::Reassign {
-                topic: "temps".into(),
-                partition: PARTITION,
-                nodes: vec![NodeId(2), NodeId(1)],
-            },
-        },
         Request::AlterTopic {
             name: "orders".into(),
             change: TopicChange {
                 replicas: Some(3),
                 min_insync: Some(2),
                 ..TopicChange::default()
+            },
+        },
+        Request::Cluster {},
+        Request::ChangeCluster {
+            ask: ClusterChangeAsk::Reassign {
+                topic: "temps".into(),
+                partition: PARTITION,
+                nodes: vec![NodeId(2), NodeId(1)],
             },
         },
     ]
@@ -219,7 +219,6 @@ pub fn responses() -> Vec<Response> {
         },
         Response::Status(Box::new(NodeStatus { checks: vec![checked()], ..status() })),
         Response::Deployments { deployments: vec![taken_over()] },
-        Response::Cluster(Box::new(cluster())),
         Response::Topics {
             topics: vec![TopicInfo {
                 id: TOPIC,
@@ -228,6 +227,7 @@ pub fn responses() -> Vec<Response> {
                 created_at: TIME,
             }],
         },
+        Response::Cluster(Box::new(cluster())),
     ]
 }
 
