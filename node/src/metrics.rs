@@ -296,6 +296,7 @@ mod tests {
                 bytes_in_per_s: 0,
                 bytes_out_per_s: 0,
                 subscriptions: 0,
+                led_by: None,
             }],
             ..NodeStatus::default()
         }

@@ -1,9 +1,11 @@
 //! How long producers wait when the leader of their partition is killed: from SIGKILL to the first
-//! record that another leader acknowledges. Three nodes on this machine, replicas 3, `min_insync` 2.
+//! record that another leader acknowledges. Three nodes on this machine, three replicas, of which
+//! two must be in sync.
 //!
 //! ```sh
 //! cargo build --release
-//! WEIR_BIN=target/release/weir cargo run --release -p weir-tests --example failover -- 50
+//! export WEIR_BIN=$PWD/target/release/weir
+//! cargo run --release -p weir-tests --example failover -- 50
 //! ```
 
 use anyhow::{Context, Result};

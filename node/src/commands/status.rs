@@ -229,7 +229,10 @@ fn partitions(status: &NodeStatus) -> Table {
             human_bytes(p.bytes_in_per_s),
             human_bytes(p.bytes_out_per_s),
             p.subscriptions.to_string(),
-            if p.online { "online" } else { "offline" }.to_owned(),
+            match p.led_by {
+                Some(node) => format!("led by node {node}"),
+                None => if p.online { "online" } else { "offline" }.to_owned(),
+            },
         ]);
     }
     table
@@ -271,6 +274,7 @@ mod tests {
                 bytes_in_per_s: 2_048,
                 bytes_out_per_s: 0,
                 subscriptions: 4,
+                led_by: None,
             }],
             ..NodeStatus::default()
         };

@@ -262,7 +262,7 @@ mod tests {
             ("weir-core", "weir-wasm"),
             ("weir-broker", "wasmtime"),
             ("weir-sim", "weir-broker"),
-            ("weir-broker", "weir-controller"),
+            ("weir-controller", "weir-broker"),
             ("weir-controller", "weir-transport"),
             ("weir-broker", "openraft"),
         ] {

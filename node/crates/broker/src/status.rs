@@ -127,6 +127,7 @@ fn partitions(shared: &Shared) -> Vec<PartitionStatus> {
                 bytes_in_per_s: rates.bytes_in.round() as u64,
                 bytes_out_per_s: rates.bytes_out.round() as u64,
                 subscriptions: partition.meter.subscriptions.load(Ordering::Relaxed),
+                led_by: shared.site.as_ref().and_then(|site| site.route(partition)),
             }
         })
         .collect();

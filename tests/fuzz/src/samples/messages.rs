@@ -427,6 +427,7 @@ fn status() -> NodeStatus {
         bytes_in_per_s: 800,
         bytes_out_per_s: 0,
         subscriptions: 1,
+        led_by: None,
     };
     NodeStatus {
         node: "edge-1".into(),

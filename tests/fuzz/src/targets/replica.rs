@@ -1,11 +1,12 @@
 //! What arrives on the streams of replicas.
 
 use super::wire::check_control;
-use crate::samples::{replica as samples, storage};
+use crate::samples::{batch, replica as samples, storage};
 use crate::{Target, Verdict, memory_in_proportion, no_repair};
 use bytes::{Buf, Bytes};
 use weir_core::entry::EntryKind;
 use weir_core::partition::messages::FollowAnswer;
+use weir_core::record::Compression;
 use weir_core::wire::replica::{FollowOpen, PushHeader, ReportBody, split_entry};
 use weir_transport::control::encode;
 
@@ -40,7 +41,8 @@ pub(super) const TARGETS: &[Target] = &[
         name: "pushed-entries",
         check: check_entries,
         seeds: || {
-            let entry = storage::entry(EntryKind::Entry);
+            let envelope = storage::entry(EntryKind::Entry);
+            let entry = [&envelope[..], &batch(Compression::None)].concat();
             let header = PushHeader(samples::push()).encode();
             vec![[&header[..], &entry, &entry].concat(), header.to_vec()]
         },

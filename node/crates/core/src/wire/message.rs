@@ -7,7 +7,7 @@
 
 use super::deployments::{DeploymentInfo, DeploymentStatus, ModuleLine};
 use crate::deploy::{DeploymentSpec, Version};
-use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
+use crate::ids::{LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
 use crate::module::Module;
 use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
@@ -580,6 +580,9 @@ pub struct PartitionStatus {
     /// Open subscriptions.
     #[serde(default)]
     pub subscriptions: u32,
+    /// Which other node of the cluster leads it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub led_by: Option<NodeId>,
 }
 
 /// A figure that came later is left out where there is nothing to say: older readers see what they
