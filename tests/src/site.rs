@@ -26,6 +26,14 @@ impl Site {
     /// # Errors
     /// If one does not start, or they do not find each other.
     pub async fn start(dir: &Path, nodes: usize) -> Result<Site> {
+        Site::start_with(dir, nodes, false).await
+    }
+
+    /// The same, of which the last may be a witness.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub async fn start_with(dir: &Path, nodes: usize, witness: bool) -> Result<Site> {
         let addresses = free_addresses(nodes)?;
         let members: Vec<String> = (1..=nodes)
             .map(|number| format!("{number}=edge-{number}@{}", addresses[number - 1]))
@@ -39,17 +47,20 @@ impl Site {
                 issue(first.data_dir(), &home.join("data"), number)?;
             }
             let address = addresses[number - 1].to_string();
+            let role = if witness && number == nodes { "witness" } else { "data" };
             let environment: Vec<(&'static str, PathBuf)> = vec![
+                ("WEIR_CLUSTER_ROLE", role.into()),
                 ("WEIR_NAME", format!("edge-{number}").into()),
                 ("WEIR_CLUSTER_MEMBERS", members.clone().into()),
             ];
             site.nodes.push(NodeProcess::start_in(&home, &["--listen", &address], environment)?);
         }
-        site.wait(0, |status| {
-            status.nodes.iter().all(|node| node.incarnation.0 > 0 && !node.fenced)
-        })
-        .await
-        .context("the nodes do not find each other")?;
+        let data = if witness { nodes - 1 } else { nodes };
+        let registered = |status: &ClusterStatus| {
+            let mut all = status.nodes.iter().take(data);
+            all.all(|node| node.incarnation.0 > 0 && !node.fenced)
+        };
+        site.wait(0, registered).await.context("the nodes do not find each other")?;
         Ok(site)
     }
 

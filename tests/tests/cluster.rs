@@ -2,6 +2,7 @@
 //! and a consumer of the SDK.
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use weir_client::{ProducerRecord, TopicConfig};
 use weir_core::ids::NodeId;
 use weir_core::wire::cluster::ClusterStatus;
@@ -132,5 +133,80 @@ async fn nothing_acknowledged_is_lost_or_doubled() -> Result<()> {
     for client in clients {
         client.close().await;
     }
+    Ok(())
+}
+
+/// Goal: [`History`]'s, through restarts in rotation, as an upgrade needs them, and through a node that
+/// stands still until the others go on without it, and then wakes up as if nothing had happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_in_rotation_and_a_pause() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut site = Site::start(dir.path(), 3).await?;
+    let clients = [site.client(&[0, 1, 2]).await?, site.client(&[1, 2, 0]).await?];
+    clients[0].admin().create_topic(TOPIC, replicated()).await?;
+    site.wait(0, whole).await?;
+    let mut history = History::start(TOPIC, PARTITIONS, &clients, &clients[0]);
+    for node in 0..3 {
+        history.wait_for_more(100).await?;
+        let ended = site.nodes[node].stop()?;
+        ensure!(ended.success(), "node {node} ended with {ended}");
+        history.wait_for_more(100).await.with_context(|| format!("without node {node}"))?;
+        site.nodes[node].start_again()?;
+        site.wait((node + 1) % 3, whole).await.with_context(|| format!("with node {node}"))?;
+    }
+    let paused = site.leader(0, TOPIC, 0).await?;
+    let other = (paused + 1) % 3;
+    site.nodes[paused].signal(Signal::STOP)?;
+    let fenced = |status: &ClusterStatus| status.nodes[paused].fenced;
+    site.wait(other, fenced).await?;
+    history.wait_for_more(500).await.context("while a node stands still")?;
+    site.nodes[paused].signal(Signal::CONT)?;
+    site.wait(other, whole).await?;
+    history.wait_for_more(100).await?;
+    let stored = history.finish(&clients[1]).await?;
+    println!("{stored} records through three restarts and a pause");
+    for client in clients {
+        client.close().await;
+    }
+    Ok(())
+}
+
+/// Goal: two nodes with records and a witness survive the death of either of the two: what was
+/// acknowledged is there, and more is taken. Method: one after the other is killed; between, it comes
+/// back and catches up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_and_a_witness() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut site = Site::start_with(dir.path(), 3, true).await?;
+    let client = site.client(&[2, 0, 1]).await?;
+    let config = TopicConfig { replicas: 2, min_insync: 1, ..TopicConfig::default() };
+    client.admin().create_topic(TOPIC, config.clone()).await?;
+    let three = TopicConfig { replicas: 3, ..config };
+    client.admin().create_topic("three", three).await.expect_err("a witness holds no records");
+    let both = |status: &ClusterStatus| {
+        let mut rows = status.partitions.iter().filter(|row| row.topic == TOPIC);
+        rows.next().is_some_and(|row| row.insync.len() == 2 && row.leader.is_some())
+    };
+    let producer = client.producer().build().await?;
+    let mut sent = 0;
+    for victim in [0, 1] {
+        site.wait(2, both).await?;
+        for _ in 0..50 {
+            producer.send(ProducerRecord::new(TOPIC, format!("{sent}"))).await?.await?;
+            sent += 1;
+        }
+        site.nodes[victim].kill()?;
+        for _ in 0..50 {
+            producer.send(ProducerRecord::new(TOPIC, format!("{sent}"))).await?.await?;
+            sent += 1;
+        }
+        site.nodes[victim].start_again()?;
+    }
+    producer.close().await?;
+    let stored = read_all(&client, TOPIC, 1).await?;
+    let values: Vec<String> = stored.into_iter().map(|(_, _, value)| value).collect();
+    let wanted: Vec<String> = (0..sent).map(|number| number.to_string()).collect();
+    ensure!(values == wanted, "{} records of {sent}, or in another order", values.len());
+    client.close().await;
     Ok(())
 }

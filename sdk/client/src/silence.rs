@@ -42,7 +42,8 @@ pub(crate) async fn watch(connection: Connection, profile: ClientProfile) {
         }
         let silent = heard.1.elapsed();
         let unanswered = stats.bytes_sent > sent && silent >= UNANSWERED_AFTER;
-        if !unanswered && !(subscribes && silent >= QUIET_AFTER) {
+        let due = unanswered || (subscribes && silent >= QUIET_AFTER);
+        if !due {
             continue;
         }
         let patience = ANSWER_MIN.max(stats.round_trip * 8);

@@ -330,6 +330,10 @@ impl Broker {
     /// # Cancel safety
     /// Not cancel safe: what is not closed in order is recovered at the next start.
     pub async fn shutdown(self, grace: Duration) {
+        // Where there are others they take over first, and what comes here is sent on to them.
+        if let Some(site) = &self.shared.site {
+            site.leave().await;
+        }
         // 1. No new work; clients are told, and try elsewhere or later.
         self.acceptor.abort();
         self.endpoint.close(CloseReason::Shutdown, "the node is shutting down");

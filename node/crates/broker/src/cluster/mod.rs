@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use weir_controller::{CallError, Controller, SubmitError, Transport};
 use weir_core::cluster::ClusterAsk;
@@ -44,6 +45,8 @@ pub const PUSH_DELAY: Duration = Duration::from_millis(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Asks to the controller at a time, of those that partitions make by themselves.
 const ASKS_AT_ONCE: usize = 32;
+/// How long a shutdown waits for others to take over.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 /// Producer ids that are set aside with one command.
 const PRODUCER_BLOCK: u32 = 1_000;
 
@@ -222,6 +225,23 @@ impl ClusterNode {
         shared.tasks.spawn(run(self.clone(), shared.clone(), state, life));
     }
 
+    /// Has other nodes take over what this one leads, before it shuts down. Gives up after a moment:
+    /// then they find out by themselves that it is gone.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn leave(&self) {
+        let Some(incarnation) = self.controller.get().and_then(|c| *c.life().borrow()) else {
+            return;
+        };
+        let fence = ClusterAsk::Fence { node: self.me(), incarnation };
+        match timeout(LEAVE_PATIENCE, self.submit(Command::Cluster(fence))).await {
+            Ok(Ok(_)) => tracing::info!("other nodes take over"),
+            Ok(Err(error)) => tracing::info!(%error, "no other node takes over yet"),
+            Err(_) => tracing::info!("no controller answers: no other node takes over yet"),
+        }
+    }
+
     /// Leaves the cluster in order.
     pub async fn stop(&self) {
         if let Some(controller) = self.controller.get() {
@@ -251,6 +271,8 @@ async fn run(
     mut state: watch::Receiver<Arc<State>>,
     mut life: watch::Receiver<Option<Incarnation>>,
 ) {
+    // Beside this task: while no controller answers, what others decided is still to be adopted.
+    let mut asking: Option<JoinHandle<()>> = None;
     let mut look = interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut nodes: BTreeMap<NodeId, (Incarnation, bool)> = BTreeMap::new();
@@ -260,7 +282,9 @@ async fn run(
             changed = state.changed() => if changed.is_err() { return },
             changed = life.changed() => if changed.is_err() { return },
             _ = look.tick() => {
-                ask(&cluster, &shared).await;
+                if asking.as_ref().is_none_or(JoinHandle::is_finished) {
+                    asking = Some(shared.tasks.spawn(ask(cluster.clone(), shared.clone())));
+                }
                 continue;
             }
         }
@@ -299,7 +323,7 @@ fn adopt(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>, known: &State, life: 
 }
 
 /// Asks the controllers for what partitions need by now.
-async fn ask(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>) {
+async fn ask(cluster: Arc<ClusterNode>, shared: Arc<Shared>) {
     let lag = Lag { max: limits::REPLICA_LAG_MAX, retry: limits::REPLICA_RETRY };
     let mut asks: Vec<ClusterAsk> = Vec::new();
     for partition in shared.partitions() {
@@ -310,7 +334,7 @@ async fn ask(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>) {
             tracing::debug!(%error, "a change of a partition was not decided");
         }
     });
-    // A bound, so that a controller that cannot be reached does not hold up what it decided.
+    // What is not decided by then is asked again, as it is needed then.
     let patience = limits::CONTROLLER_CALL_TIMEOUT;
     let _ = timeout(patience, all.buffer_unordered(ASKS_AT_ONCE).collect::<Vec<()>>()).await;
 }
