@@ -136,8 +136,9 @@ async fn nothing_acknowledged_is_lost_or_doubled() -> Result<()> {
     Ok(())
 }
 
-/// Goal: [`History`]'s, through restarts in rotation, as an upgrade needs them, and through a node that
-/// stands still until the others go on without it, and then wakes up as if nothing had happened.
+/// Goal: [`History`]'s, through restarts in rotation, as an upgrade needs them, and through a node
+/// that stands still until the others go on without it, and then wakes up as if nothing had
+/// happened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_in_rotation_and_a_pause() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -172,8 +173,8 @@ async fn restarts_in_rotation_and_a_pause() -> Result<()> {
 }
 
 /// Goal: two nodes with records and a witness survive the death of either of the two: what was
-/// acknowledged is there, and more is taken. Method: one after the other is killed; between, it comes
-/// back and catches up.
+/// acknowledged is there, and more is taken. Method: one after the other is killed; between, it
+/// comes back and catches up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_and_a_witness() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -225,8 +225,8 @@ impl ClusterNode {
         shared.tasks.spawn(run(self.clone(), shared.clone(), state, life));
     }
 
-    /// Has other nodes take over what this one leads, before it shuts down. Gives up after a moment:
-    /// then they find out by themselves that it is gone.
+    /// Has other nodes take over what this one leads, before it shuts down. Gives up after a
+    /// moment: then they find out by themselves that it is gone.
     ///
     /// # Cancel safety
     /// Safe.
