@@ -1,6 +1,6 @@
 //! Settings of a cluster.
 
-use super::value::{Raw, Value};
+use super::value::{Raw, Value, quote};
 use std::fmt;
 use std::str::FromStr;
 use weir_broker::cluster::{ClusterConfig, Member};
@@ -27,7 +27,8 @@ impl FromStr for MemberEntry {
         let (name, address) = rest.split_once('@').ok_or_else(wrong)?;
         let id: u32 = id.trim().parse().map_err(|_| wrong())?;
         let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-        let whole = !name.is_empty() && !host.is_empty() && port.parse::<u16>().is_ok();
+        let plain = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_graphic());
+        let whole = plain(name) && plain(host) && port.parse::<u16>().is_ok();
         if id == 0 || !whole {
             return Err(wrong());
         }
@@ -51,7 +52,7 @@ impl Value for MemberEntry {
     }
 
     fn toml(&self) -> String {
-        format!("\"{self}\"")
+        quote(&self.to_string())
     }
 }
 
@@ -134,9 +135,17 @@ mod tests {
         assert_eq!(entry.to_string().parse::<MemberEntry>().unwrap(), entry);
         let six: MemberEntry = "3=c@[fd00::3]:7447".parse().unwrap();
         assert_eq!(six.member.address, "[fd00::3]:7447");
-        for wrong in
-            ["", "edge-2@h:1", "0=a@h:1", "1=@h:1", "1=a@h", "1=a@:1", "1=a@h:x", "x=a@h:1"]
-        {
+        for wrong in [
+            "",
+            "edge-2@h:1",
+            "0=a@h:1",
+            "1=@h:1",
+            "1=a@h",
+            "1=a@:1",
+            "1=a@h:x",
+            "x=a@h:1",
+            "1=a\u{7}@h:1",
+        ] {
             assert!(wrong.parse::<MemberEntry>().unwrap_err().contains(WANTED), "{wrong}");
         }
     }
