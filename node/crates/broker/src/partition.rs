@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use weir_core::entry::{EntryHeader, EntryKind};
 use weir_core::partition::assignment::Lead;
-use weir_core::partition::follower::Held;
+use weir_core::partition::follower::{Held, Step};
 use weir_core::partition::leader::{self, Append};
 use weir_core::partition::messages::Report;
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
@@ -71,6 +71,8 @@ struct Inner {
     replica: Replica<Parked>,
     settings: Settings,
     deleted: bool,
+    /// The cut that the log has yet to be told of.
+    cut: Option<Step>,
     /// The log could not be cut as a leader asked.
     cut_failed: bool,
 }
@@ -180,6 +182,7 @@ impl Partition {
             replica: Replica::new(me, Held::open(view, Offset::ZERO)),
             settings: Settings::from(config),
             deleted: false,
+            cut: None,
             cut_failed: false,
         };
         Partition {

@@ -103,26 +103,49 @@ impl Partition {
         let Some(follower) = inner.replica.follower() else { return };
         let step = follower.handle_answer(now, answer);
         let id = self.id;
-        let begun = match step {
-            Step::Nothing => Ok(()),
-            // Under the lock: appends that are decided later follow the cut.
+        match &step {
+            Step::Nothing => return,
             Step::Truncate { end } => {
                 tracing::info!(partition = %id, %end, "the log is cut: the leader's parts there");
-                self.log.truncate(id, end)
             }
-            Step::Reset { start, epochs } => {
+            Step::Reset { start, .. } => {
                 tracing::info!(partition = %id, %start, "the log begins anew: the leader's \
                     begins there");
-                self.log.reset(id, start, epochs, BTreeMap::new(), Default::default())
             }
             Step::Halt(halt) => {
                 tracing::error!(partition = %id, %halt, "the replica takes part no longer");
-                Ok(())
+                return;
             }
-        };
+        }
+        inner.cut = Some(step);
         drop(inner);
+        self.begin_cut();
+    }
+
+    /// Hands the log the cut that it is to make, if there is one. While the log has no room for it,
+    /// it stays, and is offered again at the next look.
+    pub(super) fn begin_cut(&self) {
+        let mut inner = self.inner();
+        let waits = match inner.replica.role() {
+            Role::Follower(follower) => follower.standing() == Standing::Cutting,
+            _ => false,
+        };
+        // Another role has another question.
+        let Some(step) = inner.cut.take().filter(|_| waits) else { return };
+        let id = self.id;
+        // Under the lock: appends that are decided later follow the cut.
+        let begun = match &step {
+            Step::Truncate { end } => self.log.truncate(id, *end),
+            Step::Reset { start, epochs } => {
+                let (epochs, state) = (epochs.clone(), BTreeMap::new());
+                self.log.reset(id, *start, epochs, state, Default::default())
+            }
+            Step::Nothing | Step::Halt(_) => Ok(()),
+        };
         if let Err(error) = begun {
-            tracing::warn!(partition = %id, %error, "the log could not be cut");
+            inner.cut = Some(step);
+            drop(inner);
+            tracing::warn!(partition = %id, %error, "the log is not cut yet");
         }
     }
 

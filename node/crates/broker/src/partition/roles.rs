@@ -84,11 +84,10 @@ impl Partition {
         self.begin_anew();
     }
 
-    /// What the log says, asked for before. True if this node leads from here on.
-    pub fn handle_view(&self, view: &PartitionView) -> bool {
+    /// What the log says, asked for before: this node leads from here on, if it is still to.
+    pub fn handle_view(&self, view: &PartitionView) {
         let effects = self.act(|replica, now| replica.handle_view(now, view));
         self.carry_out(effects);
-        matches!(self.inner().replica.role(), Role::Leader(_))
     }
 
     /// The log is on disk up to `end`.
@@ -156,12 +155,6 @@ impl Partition {
     #[must_use]
     pub fn leader(&self) -> Option<Lead> {
         self.inner().replica.assignment().and_then(|assignment| assignment.leader)
-    }
-
-    /// Whether this node leads and takes appends.
-    #[must_use]
-    pub fn is_led_here(&self) -> bool {
-        self.inner().replica.leader().is_some_and(|leader| leader.is_online())
     }
 
     /// Why the copy here takes part no longer, if it does not.
@@ -246,6 +239,8 @@ impl Partition {
         if waiting {
             self.carry_out(vec![Effect::ReadView]);
         }
+        self.begin_cut();
+        self.begin_anew();
         asks
     }
 
@@ -297,12 +292,6 @@ impl Partition {
                            committed ends; try again";
             Err(WireError::new(ErrorCode::Offline, message))
         })
-    }
-
-    /// What the log holds here at least, whatever the role.
-    #[must_use]
-    pub fn ends(&self) -> [Offset; 4] {
-        self.inner().replica.ends()
     }
 
     pub(super) fn act(
