@@ -132,7 +132,10 @@ impl Shared {
         self.log.start(driver.clone());
         let _ = self.driver.set(driver);
         self.registry.settle_log(views);
-        self.groups.settle_log();
+        if self.site.is_none() {
+            // In a cluster a replica that starts behind the trimmed log would miss their effect.
+            self.groups.settle_log();
+        }
         self.deployments.start(self);
     }
 
