@@ -228,6 +228,11 @@ fn trim(
         WireError::new(ErrorCode::UnknownPartition, format!("`{name}` has no partition {index}"))
     })?;
     let progress = partition.progress_now();
+    if !progress.led {
+        // A follower's log begins where its leader says.
+        let message = "this node does not lead the partition; try again";
+        return Err(WireError::new(ErrorCode::NotLeader, message));
+    }
     if before > progress.high_watermark || before < Offset::ZERO {
         return Err(WireError::out_of_range(before, progress.log_start, progress.high_watermark));
     }
