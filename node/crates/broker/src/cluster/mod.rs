@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use peers::{PeerError, Peers, Purpose};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
@@ -250,9 +250,13 @@ impl ClusterNode {
         self.peers.close();
     }
 
-    fn follow(&self, shared: &Arc<Shared>, partition: &Arc<Partition>) {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if followed.insert(partition.id) {
+    fn followed(&self) -> MutexGuard<'_, HashSet<PartitionId>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(self: &Arc<ClusterNode>, shared: &Arc<Shared>, partition: &Arc<Partition>) {
+        if self.followed().insert(partition.id) {
+            let (cluster, id) = (self.clone(), partition.id);
             let task = follower::run(self.peers.clone(), partition.clone());
             let ended = shared.stopping.clone();
             shared.tasks.spawn(async move {
@@ -260,6 +264,7 @@ impl ClusterNode {
                     () = task => {}
                     () = ended.cancelled() => {}
                 }
+                cluster.followed().remove(&id);
             });
         }
     }
@@ -301,7 +306,7 @@ async fn run(
             let before = nodes.insert(id, now);
             if before.is_some_and(|before| before != now && (now.1 || before.0 != now.0)) {
                 // Nothing comes back from that life; whoever waits for it is to know at once.
-                cluster.peers.forget(id).await;
+                cluster.peers.forget(id);
             }
         }
         adopt(&cluster, &shared, &known, incarnation);

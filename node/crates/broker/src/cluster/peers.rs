@@ -115,11 +115,14 @@ impl Peers {
         self.others.iter().find(|(_, other)| other.member.name == name).map(|(&id, _)| id)
     }
 
-    /// Ends the connections to a node: what waits there for an answer fails at once.
-    pub async fn forget(&self, node: NodeId) {
+    /// Ends the connections to a node: what waits there for an answer fails at once. Does not wait
+    /// for an attempt at a new one that is under way: while it is, there is none to end.
+    pub fn forget(&self, node: NodeId) {
         let Some(other) = self.others.get(&node) else { return };
         for link in [&other.control, &other.follow] {
-            if let Some(live) = link.lock().await.live.take() {
+            if let Ok(mut link) = link.try_lock()
+                && let Some(live) = link.live.take()
+            {
                 live.close(CloseReason::Normal, "the node was fenced or started again");
             }
         }
