@@ -1,4 +1,4 @@
-//! Transforms of a real node, killed with SIGKILL again and again.
+//! Transforms of real nodes, killed with SIGKILL again and again.
 //!
 //! Goal: outputs, dead letters and state are those of an uninterrupted run, byte for byte, however
 //! often and wherever the node is killed, also where records go to other partitions and several
@@ -6,7 +6,9 @@
 //! Method: two deployments of the same input, one direct and one by way of an outbox, run while
 //! records are produced; kills come a seeded number of confirmed records after the last, so they
 //! fall anywhere in a run. A second node does the same without kills. `WEIR_TRANSFORM_KILLS` sets
-//! how many.
+//! how many. In a cluster of three it is one node after the other that is killed and stays away for
+//! a while, so lanes, their state and what is in their outboxes go from node to node;
+//! `WEIR_TRANSFORM_FAILOVERS` sets how often.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, VecDeque};
@@ -15,12 +17,16 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use weir_client::{Client, ProducerRecord, StartAt, TopicConfig};
 use weir_core::deploy::{DeploymentKind, DeploymentSpec, OnError, Version};
+use weir_core::wire::cluster::ReplicasInfo;
 use weir_tests::guests::example;
 use weir_tests::node_process::NodeProcess;
+use weir_tests::site::Site;
 
 const INPUTS: u32 = 3;
 const OUTPUTS: u32 = 5;
 const KILLS_DEFAULT: u64 = 20;
+const FAILOVERS_DEFAULT: u64 = 6;
+const NODES: usize = 3;
 const KEYS: u64 = 17;
 /// Records of each half, each partition; more where there are more kills.
 const RECORDS_MIN: u64 = 4_000;
@@ -32,9 +38,47 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Key, value and headers, as text.
 type Row = (String, String, Vec<(String, String)>);
 
-/// A node, and when to kill it.
+/// What runs the transforms.
+enum Host {
+    /// A node that is killed and started again.
+    One(NodeProcess),
+    /// A cluster: one node after the other is killed, and comes back before the next is.
+    Several { site: Site, next: usize, down: Option<usize> },
+}
+
+impl Host {
+    async fn kill(&mut self) -> Result<()> {
+        match self {
+            Host::One(node) => {
+                node.kill()?;
+                node.start_again()
+            }
+            Host::Several { .. } => {
+                self.make_whole().await?;
+                let Host::Several { site, next, down } = self else { return Ok(()) };
+                site.nodes[*next].kill()?;
+                *down = Some(*next);
+                *next = (*next + 1) % NODES;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until all nodes are there and have everything.
+    async fn make_whole(&mut self) -> Result<()> {
+        let Host::Several { site, down, .. } = self else { return Ok(()) };
+        if let Some(down) = down.take() {
+            site.nodes[down].start_again()?;
+        }
+        let in_sync = |row: &ReplicasInfo| row.leader.is_some() && row.insync.len() == NODES;
+        site.wait(0, |status| status.partitions.iter().all(in_sync)).await?;
+        Ok(())
+    }
+}
+
+/// What runs the transforms, and when to kill it.
 struct Run {
-    node: NodeProcess,
+    host: Host,
     client: Client,
     pace: u64,
     kills_left: u64,
@@ -43,15 +87,22 @@ struct Run {
 }
 
 impl Run {
-    async fn start(dir: &Path, kills: u64, records: u64) -> Result<Run> {
-        let node = NodeProcess::start(dir)?;
-        let client = node.client().await?;
+    async fn start(dir: &Path, nodes: usize, kills: u64, records: u64) -> Result<Run> {
+        let (host, client) = if nodes == 1 {
+            let node = NodeProcess::start(dir)?;
+            let client = node.client().await?;
+            (Host::One(node), client)
+        } else {
+            let site = Site::start(dir, nodes).await?;
+            let client = site.client(&[0, 1, 2]).await?;
+            (Host::Several { site, next: 0, down: None }, client)
+        };
         let pace = 0x9e37_79b9_7f4a_7c15;
-        Ok(Run { node, client, pace, kills_left: kills, until_kill: 100, records })
+        Ok(Run { host, client, pace, kills_left: kills, until_kill: 100, records })
     }
 
     /// A record was confirmed: perhaps it is time.
-    fn confirmed(&mut self) -> Result<()> {
+    async fn confirmed(&mut self) -> Result<()> {
         self.until_kill = self.until_kill.saturating_sub(1);
         if self.kills_left == 0 || self.until_kill > 0 {
             return Ok(());
@@ -61,14 +112,17 @@ impl Run {
         self.pace ^= self.pace >> 7;
         self.pace ^= self.pace << 17;
         self.until_kill = 1 + self.pace % (2 * RECORDS_PER_KILL);
-        self.node.kill()?;
-        self.node.start_again()
+        self.host.kill().await
     }
 
     async fn set_up(&self) -> Result<()> {
         let admin = self.client.admin();
         for (name, partitions) in [("in", INPUTS), ("same", INPUTS), ("other", OUTPUTS)] {
-            let config = TopicConfig { partitions, ..TopicConfig::default() };
+            let (replicas, min_insync) = match self.host {
+                Host::One(_) => (1, 1),
+                Host::Several { .. } => (NODES as u32, 2),
+            };
+            let config = TopicConfig { partitions, replicas, min_insync, ..TopicConfig::default() };
             admin.create_topic(name, config).await?;
         }
         let module = weir_wasm::Upload::of_file(std::fs::read(example("running_total"))?.into())?;
@@ -106,7 +160,7 @@ impl Run {
             while deliveries.len() >= IN_FLIGHT {
                 let Some(delivery) = deliveries.pop_front() else { break };
                 timeout(PATIENCE, delivery).await.context("a delivery hangs")??;
-                self.confirmed()?;
+                self.confirmed().await?;
             }
             let partition = (n % u64::from(INPUTS)) as u32;
             let number = half * self.records + n / u64::from(INPUTS);
@@ -114,7 +168,7 @@ impl Run {
         }
         for delivery in deliveries {
             timeout(PATIENCE, delivery).await.context("a delivery hangs")??;
-            self.confirmed()?;
+            self.confirmed().await?;
         }
         producer.close().await?;
         Ok(())
@@ -138,8 +192,7 @@ impl Run {
                 if left > 0 {
                     left -= 1;
                     self.kills_left -= 1;
-                    self.node.kill()?;
-                    self.node.start_again()?;
+                    self.host.kill().await?;
                 }
                 // sleep: between two looks at a node in another process.
                 sleep(Duration::from_millis(20)).await;
@@ -195,9 +248,9 @@ fn record(partition: u32, number: u64) -> ProducerRecord {
         .with_header("from", format!("p{partition}"))
 }
 
-/// What becomes of the input on a node that is killed so often.
-async fn outputs(dir: &Path, kills: u64, records: u64) -> Result<BTreeMap<String, Vec<Vec<Row>>>> {
-    let mut run = Run::start(dir, kills, records).await?;
+/// What becomes of the input on so many nodes that are killed so often.
+async fn outputs(dir: &Path, nodes: usize, kills: u64, records: u64) -> Result<Outputs> {
+    let mut run = Run::start(dir, nodes, kills, records).await?;
     run.set_up().await?;
     run.produce(0).await?;
     run.settle(3).await?;
@@ -230,10 +283,34 @@ async fn outputs_are_those_of_an_uninterrupted_run() -> Result<()> {
     };
     let records = RECORDS_MIN.max(kills * RECORDS_PER_KILL / 4);
     let (calm, rough) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let expected = outputs(calm.path(), 0, records).await?;
+    let expected = outputs(calm.path(), 1, 0, records).await?;
     check(&expected, records)?;
-    let got = outputs(rough.path(), kills, records).await?;
-    for (topic, partitions) in &expected {
+    let got = outputs(rough.path(), 1, kills, records).await?;
+    compare(&expected, &got)?;
+    println!("{} records, {kills} kills", 2 * records * u64::from(INPUTS));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_are_the_same_through_failovers() -> Result<()> {
+    let kills = match std::env::var("WEIR_TRANSFORM_FAILOVERS") {
+        Ok(kills) => kills.parse().context("WEIR_TRANSFORM_FAILOVERS")?,
+        Err(_) => FAILOVERS_DEFAULT,
+    };
+    let records = RECORDS_MIN.max(kills * RECORDS_PER_KILL / 4);
+    let (calm, rough) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let expected = outputs(calm.path(), 1, 0, records).await?;
+    check(&expected, records)?;
+    let got = outputs(rough.path(), NODES, kills, records).await?;
+    compare(&expected, &got)?;
+    println!("{} records, {kills} failovers", 2 * records * u64::from(INPUTS));
+    Ok(())
+}
+
+type Outputs = BTreeMap<String, Vec<Vec<Row>>>;
+
+fn compare(expected: &Outputs, got: &Outputs) -> Result<()> {
+    for (topic, partitions) in expected {
         for (partition, (expected, got)) in partitions.iter().zip(&got[topic]).enumerate() {
             // Where inputs of several partitions meet, their order among each other is open.
             for input in 0..INPUTS {
@@ -248,7 +325,6 @@ async fn outputs_are_those_of_an_uninterrupted_run() -> Result<()> {
             ensure!(expected.len() == got.len(), "{topic} {partition}: rows of no input");
         }
     }
-    println!("{} records, {kills} kills", 2 * records * u64::from(INPUTS));
     Ok(())
 }
 

@@ -464,9 +464,10 @@ fn show_partitions(info: &DeploymentInfo) -> CommandResult {
 
 /// The worst of its partitions.
 fn condition(info: &DeploymentInfo) -> &'static str {
-    use LaneCondition::{Paused, Retrying, Running, Starting, Stopped};
+    use LaneCondition::{Ended, Paused, Retrying, Running, Starting, Stopped, Waiting};
     let is = |condition| info.partitions.iter().any(|p| p.state == condition);
-    let worst = [Stopped, Retrying, Starting, Paused, Running].into_iter().find(|c| is(*c));
+    let all = [Stopped, Retrying, Waiting, Starting, Ended, Paused, Running];
+    let worst = all.into_iter().find(|condition| is(*condition));
     worst.unwrap_or(Starting).name()
 }
 

@@ -286,5 +286,10 @@ fn repeatable(request: &Request) -> bool {
         | Request::Cluster {}
         | Request::ChangeCluster { .. }
         | Request::ConfirmTime {} => true,
+        // Nodes ask each other these.
+        Request::Informed { .. }
+        | Request::HoldModule { .. }
+        | Request::ModulePart { .. }
+        | Request::CheckDeployment { .. } => true,
     }
 }

@@ -17,7 +17,7 @@ use weir_core::wire::frame::{DataHeader, ProduceAck, ProduceHeader};
 use weir_core::wire::message::{
     Hello, HelloReply, ProduceOpen, Request, Response, Subscribe, Subscribed,
 };
-use weir_core::wire::replica::FollowOpen;
+use weir_core::wire::replica::{DeliverHeader, FollowOpen};
 use weir_core::wire::{FrameKind, WireError};
 use weir_transport::{FrameDecoder, control};
 
@@ -164,6 +164,12 @@ fn frames() -> Vec<Case> {
         let body = body(bytes)?;
         let header = ProduceHeader::decode(&body).context("no header")?;
         Ok(format!("{header:?} {}", read_batch(&body[ProduceHeader::BYTES..])?))
+    }));
+    let deliver = [&replica::deliver().encode()[..], &batch].concat();
+    cases.push(hot("deliver", FrameKind::Deliver, &deliver, |bytes| {
+        let body = body(bytes)?;
+        let header = DeliverHeader::decode(&body).context("no header")?;
+        Ok(format!("{header:?} {}", read_batch(&body[DeliverHeader::BYTES..])?))
     }));
     let data = [&messages::data_header().encode()[..], &batch].concat();
     cases.push(hot("data", FrameKind::Data, &data, |bytes| {

@@ -291,6 +291,9 @@ impl Broker {
             driver: OnceLock::new(),
             config,
         });
+        if let Some(site) = &site {
+            shared.modules.use_source(site.clone(), shared.registry.clone());
+        }
         shared.run_log(store, &views);
         let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
         let courier = tokio::spawn({

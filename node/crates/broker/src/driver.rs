@@ -131,6 +131,9 @@ impl LogEvents for Driver {
         if partition == GROUPS_PARTITION {
             self.groups.handle_view(view);
         } else if let Some(partition) = self.registry.partition_by_id(partition) {
+            // What lanes left there. Replies of an earlier leadership change nothing after it.
+            partition.flush_replies();
+            self.lanes.load(partition.id, view);
             partition.handle_view(view);
         }
     }

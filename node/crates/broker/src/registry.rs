@@ -35,8 +35,8 @@ pub struct Registry {
     log: Arc<Log>,
     /// Who decides changes, where it is not this node alone.
     cluster: Option<Arc<ClusterNode>>,
-    /// How often the controllers' word was adopted.
-    adopted: watch::Sender<u64>,
+    /// The version of the controllers' word that was adopted last.
+    adopted: watch::Sender<Option<u64>>,
     /// Serialises changes: held across the metadata write, which readers need not wait for.
     changing: tokio::sync::Mutex<()>,
     state: RwLock<State>,
@@ -108,7 +108,7 @@ impl Registry {
             store,
             log,
             cluster,
-            adopted: watch::Sender::new(0),
+            adopted: watch::Sender::new(None),
             changing: tokio::sync::Mutex::new(()),
             state: RwLock::new(state),
         }
@@ -147,7 +147,7 @@ impl Registry {
     /// Whether the node knows what there is: a node of a cluster has to hear it first.
     #[must_use]
     pub fn is_informed(&self) -> bool {
-        self.cluster.is_none() || *self.adopted.borrow() > 0
+        self.cluster.is_none() || self.adopted.borrow().is_some()
     }
 
     /// Why there is no such partition. What a node of a cluster has not heard of yet may be there
@@ -249,6 +249,15 @@ impl Registry {
         }
     }
 
+    /// Whether a module could be made known, as far as this node knows.
+    ///
+    /// # Errors
+    /// As [`Registry::change`].
+    pub fn may_put_module(&self, now: TimestampMs, module: &Module) -> Result<(), WireError> {
+        let ask = Ask::PutModule(module.clone());
+        self.read().image.decide(now, &ask).map(|_| ()).map_err(metadata_error)
+    }
+
     /// Makes a module known. Returns it as it is known.
     ///
     /// # Errors
@@ -304,6 +313,7 @@ impl Registry {
             return match cluster.submit(Command::Metadata { now, ask }).await? {
                 Done::Metadata(change) => {
                     self.wait_for(&change).await;
+                    cluster.inform_others().await;
                     Ok(change)
                 }
                 _ => {
@@ -372,8 +382,8 @@ impl Registry {
         }
     }
 
-    /// Knows what the controllers say, in this life of the node.
-    pub fn adopt(&self, image: &Image, life: Incarnation) {
+    /// Knows what the controllers say, in this life of the node. Whether that is anything new.
+    pub fn adopt(&self, image: &Image, version: u64, life: Incarnation) -> bool {
         let mut orphans = Vec::new();
         let removed: Vec<Arc<Partition>> = {
             let mut guard = self.write();
@@ -381,8 +391,10 @@ impl Registry {
             if let Standing::Member(me) = &mut state.standing {
                 me.incarnation = life;
             }
-            if state.image == *image && state.views.is_empty() && *self.adopted.borrow() > 0 {
-                return;
+            if state.image == *image && state.views.is_empty() && self.adopted.borrow().is_some() {
+                drop(guard);
+                self.adopted.send_replace(Some(version));
+                return false;
             }
             state.image = image.clone();
             for topic in image.topics() {
@@ -408,7 +420,14 @@ impl Registry {
                 tracing::warn!(partition = %id, %error, "the partition stays until the next start");
             }
         }
-        self.adopted.send_modify(|times| *times += 1);
+        self.adopted.send_replace(Some(version));
+        true
+    }
+
+    /// The version of the controllers' word that this node goes by; changes can be awaited.
+    #[must_use]
+    pub fn adopted(&self) -> watch::Receiver<Option<u64>> {
+        self.adopted.subscribe()
     }
 
     /// Until this node has heard of a change, or for a while.
@@ -554,7 +573,8 @@ pub fn metadata_error(error: MetadataError) -> WireError {
             DeployError::Module(_) | DeployError::Kind { .. } => ErrorCode::InvalidModule,
             DeployError::Partitions { .. }
             | DeployError::TopicInUse { .. }
-            | DeployError::ModuleInUse { .. } => ErrorCode::InUse,
+            | DeployError::ModuleInUse { .. }
+            | DeployError::Ending(_) => ErrorCode::InUse,
             _ => ErrorCode::InvalidArgument,
         },
     };

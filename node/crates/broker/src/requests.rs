@@ -1,5 +1,6 @@
 //! Control requests: one question and one answer, on a stream of their own.
 
+use crate::broker::Shared;
 use crate::cluster::{self, forward};
 use crate::deploy;
 use crate::modules::files::{FilesError, ModuleFiles};
@@ -8,17 +9,19 @@ use crate::registry::store_error;
 use crate::session::{Session, encode, protocol, refuse};
 use crate::status;
 use crate::subscribe::resolve;
+use std::sync::Arc;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
 use weir_core::limits;
 use weir_core::metadata::{Ask, Topic};
+use weir_core::module::Module;
 use weir_core::module::name::ModuleRef;
 use weir_core::topic::check_name;
 use weir_core::wire::message::{
     GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
-use weir_core::{Offset, PartitionIndex, TopicId};
+use weir_core::{Offset, PartitionIndex, TimestampMs, TopicId};
 use weir_transport::FrameWriter;
 use weir_transport::control::{self, DecodeError};
 
@@ -35,7 +38,12 @@ pub async fn serve(session: &Session, mut writer: FrameWriter, body: &[u8]) {
         }
         Err(error) => Response::Error(protocol(&error.to_string())),
     };
-    match encode(&response) {
+    respond(&mut writer, &response).await;
+}
+
+/// Writes the answer to a request, and ends the stream.
+pub async fn respond(writer: &mut FrameWriter, response: &Response) {
+    match encode(response) {
         Ok(body) => {
             let sent = async {
                 writer.write(FrameKind::Response as u8, 0, &[body]).await?;
@@ -45,7 +53,7 @@ pub async fn serve(session: &Session, mut writer: FrameWriter, body: &[u8]) {
             // then ends this task with it.
             let _ = sent.await;
         }
-        Err(error) => refuse(&mut writer, &error).await,
+        Err(error) => refuse(writer, &error).await,
     }
 }
 
@@ -98,13 +106,19 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         | Request::CreateDeployment { .. }
         | Request::PauseDeployment { .. }
         | Request::ReplaceDeployment { .. }
-        | Request::DeleteDeployment { .. }) => deploy::requests::answer(session, request).await,
+        | Request::DeleteDeployment { .. }
+        | Request::CheckDeployment { .. }) => deploy::requests::answer(session, request).await,
         Request::Status {} => {
             let all = status::of_node(&session.shared);
             Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
         }
         Request::Cluster {} => cluster::cluster_status(session).await,
         Request::ChangeCluster { ask } => cluster::requests::change(session, ask).await,
+        Request::Informed { version } => cluster::requests::informed(session, version).await,
+        Request::HoldModule { sha256, bytes } => {
+            cluster::supply::hold(session, sha256, bytes).await
+        }
+        Request::ModulePart { sha256, at } => cluster::supply::part(session, sha256, at).await,
         Request::ConfirmTime {} => {
             session.authorize(Role::Admin, None)?;
             session.shared.log.confirm_time();
@@ -373,7 +387,7 @@ async fn push_module(
             let now = shared.now();
             let checked = shared.modules.check(id, &sha256, now).await;
             let put = match checked {
-                Ok(module) => shared.registry.put_module(now, module).await,
+                Ok(module) => put_module(&shared, now, module).await,
                 Err(error) => Err(error),
             };
             if put.is_err() {
@@ -388,6 +402,18 @@ async fn push_module(
         pushed.unwrap_or_else(|e| Err(WireError::unknown(ErrorCode::Internal, e.to_string())))?;
     tracing::info!(module = %module.id, peer = %session.connection.peer(), "module pushed");
     Ok(Response::Modules { modules: vec![module] })
+}
+
+/// Makes a module known, once enough nodes have it.
+async fn put_module(
+    shared: &Arc<Shared>,
+    now: TimestampMs,
+    module: Module,
+) -> Result<Module, WireError> {
+    // Before others are sent what would be refused.
+    shared.registry.may_put_module(now, &module)?;
+    cluster::supply::spread(shared, &module).await?;
+    shared.registry.put_module(now, module).await
 }
 
 async fn delete_module(session: &Session, id: ModuleRef) -> Result<Response, WireError> {

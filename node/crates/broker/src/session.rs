@@ -1,7 +1,7 @@
 //! One client's connection: hello, then a task per stream.
 
 use crate::broker::Shared;
-use crate::{cluster, produce, requests, subscribe};
+use crate::{cluster, deploy, produce, requests, subscribe};
 use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use weir_core::access::Role;
 use weir_core::deploy::is_internal;
 use weir_core::ids::NodeId;
 use weir_core::limits;
-use weir_core::wire::message::{Hello, HelloReply};
+use weir_core::wire::message::{Hello, HelloReply, Response};
 use weir_core::wire::{self, ErrorCode, FrameKind, WireError};
 use weir_transport::{
     CloseReason, Connection, FrameError, FrameReader, FrameWriter, Incoming, PeerKind, control,
@@ -208,6 +208,10 @@ impl Session {
                 cluster::leader::serve(self, writer, reader, &frame.body).await;
             }
             Some(FrameKind::Controller) => self.controller(writer, frame.body).await,
+            Some(FrameKind::Deliver) => {
+                let answer = deploy::deliver::receive(&self, frame.body).await;
+                requests::respond(&mut writer, &answer.unwrap_or_else(Response::Error)).await;
+            }
             _ => {
                 let kind = frame.kind;
                 refuse(&mut writer, &protocol(&format!("frame kind {kind} opens no stream"))).await;

@@ -164,6 +164,15 @@ pub fn requests() -> Vec<Request> {
                 nodes: vec![NodeId(2), NodeId(1)],
             },
         },
+        Request::Informed { version: 812 },
+        Request::HoldModule { sha256: sha256(), bytes: 1 << 20 },
+        Request::ModulePart { sha256: sha256(), at: 262_144 },
+        Request::CheckDeployment {
+            name: "zones".into(),
+            version: deployment().spec.version,
+            restore: vec![(PARTITION, Offset(7))],
+            rollback: true,
+        },
     ]
 }
 
@@ -228,6 +237,9 @@ pub fn responses() -> Vec<Response> {
             }],
         },
         Response::Cluster(Box::new(cluster())),
+        Response::ModulePart { data: Bytes::from_static(b"\0asm") },
+        Response::Delivered { next: Offset(41) },
+        Response::Deployments { deployments: vec![ending()] },
     ]
 }
 
@@ -292,6 +304,8 @@ pub fn deployment() -> Deployment {
         previous: Some(version("gps-geofence@1.2.0")),
         takeovers: 0,
         restore: vec![],
+        resumes: 0,
+        ending: false,
         created_at: TIME,
     }
 }
@@ -349,6 +363,14 @@ fn deployment_info() -> DeploymentInfo {
         snapshots: vec![],
     };
     DeploymentInfo { deployment: deployment(), partitions: vec![lane] }
+}
+
+/// A deployment that is being deleted.
+fn ending() -> DeploymentInfo {
+    let DeploymentInfo { mut deployment, mut partitions } = deployment_info();
+    (deployment.ending, deployment.resumes) = (true, 2);
+    partitions.iter_mut().for_each(|lane| lane.state = LaneCondition::Ended);
+    DeploymentInfo { deployment, partitions }
 }
 
 /// A deployment with snapshots of state, one of which is to be restored.

@@ -1,8 +1,12 @@
 //! What nodes say on the streams of their replicas.
 
-use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
+use weir_core::deploy::DeploymentId;
+use weir_core::deploy::keys::Lane;
+use weir_core::ids::{
+    Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, TopicId,
+};
 use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report, Verdict};
-use weir_core::wire::replica::FollowOpen;
+use weir_core::wire::replica::{DeliverHeader, FollowOpen};
 
 const LIFE: Incarnation = Incarnation(6);
 
@@ -43,6 +47,16 @@ pub fn push() -> Push {
         attempt: 3,
         high_watermark: Offset(40),
         log_start: Offset(5),
+    }
+}
+
+/// What stands before a part of an outbox.
+pub fn deliver() -> DeliverHeader {
+    DeliverHeader {
+        lane: Lane { deployment: DeploymentId(14), input: PartitionId(7) },
+        offset: Offset(40),
+        topic: TopicId(9),
+        partition: PartitionIndex(2),
     }
 }
 

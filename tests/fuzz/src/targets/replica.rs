@@ -6,8 +6,8 @@ use crate::{Target, Verdict, memory_in_proportion, no_repair};
 use bytes::{Buf, Bytes};
 use weir_core::entry::EntryKind;
 use weir_core::partition::messages::FollowAnswer;
-use weir_core::record::Compression;
-use weir_core::wire::replica::{FollowOpen, PushHeader, ReportBody, split_entry};
+use weir_core::record::{Compression, RecordBatch};
+use weir_core::wire::replica::{DeliverHeader, FollowOpen, PushHeader, ReportBody, split_entry};
 use weir_transport::control::encode;
 
 const BINARY: Target = Target {
@@ -58,6 +58,25 @@ pub(super) const TARGETS: &[Target] = &[
             }
         },
         seeds: || vec![ReportBody(samples::report()).encode().to_vec()],
+        ..BINARY
+    },
+    Target {
+        name: "deliver",
+        check: |input| match DeliverHeader::decode(input) {
+            None => Verdict::Refused,
+            Some(header) => {
+                assert!(input.starts_with(&header.encode()));
+                let batch = Bytes::copy_from_slice(&input[DeliverHeader::BYTES..]);
+                match RecordBatch::decode_trusted(batch) {
+                    Ok(_) => Verdict::Accepted,
+                    Err(_) => Verdict::Refused,
+                }
+            }
+        },
+        seeds: || {
+            let header = samples::deliver().encode();
+            vec![[&header[..], &batch(Compression::None)].concat()]
+        },
         ..BINARY
     },
 ];

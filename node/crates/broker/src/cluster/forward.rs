@@ -53,11 +53,19 @@ pub async fn request(peers: &Peers, to: NodeId, ask: &Request) -> Result<Respons
 }
 
 async fn question(connection: &Connection, ask: &Request) -> Result<Response, WireError> {
-    let body = encode(ask)?;
+    exchange(connection, FrameKind::Request, &[encode(ask)?]).await
+}
+
+/// One frame there, and the answer.
+async fn exchange(
+    connection: &Connection,
+    kind: FrameKind,
+    parts: &[Bytes],
+) -> Result<Response, WireError> {
     let stream = connection.open_stream().await;
     let (mut writer, mut reader) = stream.map_err(|error| lost(&error.to_string()))?;
     let asked = async {
-        writer.write(FrameKind::Request as u8, 0, &[body]).await?;
+        writer.write(kind as u8, 0, parts).await?;
         writer.finish().await?;
         reader.next(limits::CONTROL_BYTES_MAX).await
     };
@@ -69,6 +77,24 @@ async fn question(connection: &Connection, ask: &Request) -> Result<Response, Wi
             Err(control::decode(&frame.body).unwrap_or_else(|error| lost(&error.to_string())))
         }
         _ => Err(lost("no answer came")),
+    }
+}
+
+/// Has the node that leads a destination append a part of an outbox.
+///
+/// # Errors
+/// As [`request`].
+///
+/// # Cancel safety
+/// As [`request`].
+pub async fn part(peers: &Peers, to: NodeId, parts: [Bytes; 2]) -> Result<Response, WireError> {
+    let connection = peers.connection(to, Purpose::Control).await;
+    let connection = connection.map_err(|error| unreachable(&error))?;
+    let asked = exchange(&connection, FrameKind::Deliver, &parts);
+    match timeout(limits::FORWARD_TIMEOUT, asked).await {
+        Ok(Ok(Response::Error(error))) => Err(error),
+        Ok(answer) => answer,
+        Err(_) => Err(lost("no answer came in time")),
     }
 }
 

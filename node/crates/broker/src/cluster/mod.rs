@@ -17,10 +17,12 @@ pub mod open;
 pub mod peers;
 pub mod requests;
 mod status;
+pub mod supply;
 
 use crate::broker::Shared;
 use crate::partition::Partition;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use peers::{PeerError, Peers, Purpose};
 use std::collections::{BTreeMap, HashSet};
@@ -35,6 +37,7 @@ use weir_core::controller::{Command, Done, Refused, State};
 use weir_core::ids::{DiskId, Incarnation, NodeId, PartitionId, ProducerId};
 use weir_core::limits;
 use weir_core::partition::insync::Lag;
+use weir_core::wire::message::{Request, Response};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 
 pub use status::{cluster_status, no_cluster};
@@ -47,6 +50,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const ASKS_AT_ONCE: usize = 32;
 /// How long a shutdown waits for others to take over.
 const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long whoever changed something waits until all nodes know of it.
+pub const INFORM_PATIENCE: Duration = Duration::from_millis(500);
 /// Producer ids that are set aside with one command.
 const PRODUCER_BLOCK: u32 = 1_000;
 
@@ -216,6 +221,38 @@ impl ClusterNode {
         (leader != self.me()).then_some(leader)
     }
 
+    /// The other nodes that hold records and are there, as far as is known here.
+    #[must_use]
+    pub fn others(&self) -> Vec<NodeId> {
+        let Some(state) = self.state() else { return Vec::new() };
+        let nodes = state.cluster().nodes().iter();
+        let there = nodes.filter(|(id, node)| **id != self.me() && !node.fenced);
+        there.map(|(id, _)| *id).collect()
+    }
+
+    /// Asks all of [`ClusterNode::others`] the same.
+    ///
+    /// # Cancel safety
+    /// As [`forward::request`].
+    pub async fn ask_others(&self, ask: &Request) -> Vec<(NodeId, Result<Response, WireError>)> {
+        let all = self
+            .others()
+            .into_iter()
+            .map(|node| async move { (node, forward::request(&self.peers, node, ask).await) });
+        join_all(all).await
+    }
+
+    /// Waits until the other nodes know what this one knows, or for a moment: whoever asks one of
+    /// them next finds what was just decided.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn inform_others(&self) {
+        let Some(state) = self.state() else { return };
+        let ask = Request::Informed { version: state.version() };
+        let _ = timeout(INFORM_PATIENCE, self.ask_others(&ask)).await;
+    }
+
     /// Takes part: follows what the controllers decide, until the node shuts down.
     pub fn start(self: &Arc<ClusterNode>, shared: &Arc<Shared>, controller: Controller) {
         let (state, life) = (controller.state(), controller.life());
@@ -223,6 +260,9 @@ impl ClusterNode {
             return;
         }
         shared.tasks.spawn(run(self.clone(), shared.clone(), state, life));
+        if !self.config.witness {
+            shared.tasks.spawn(supply::run(self.clone(), shared.clone()));
+        }
     }
 
     /// Has other nodes take over what this one leads, before it shuts down. Gives up after a
@@ -287,6 +327,7 @@ async fn run(
             changed = state.changed() => if changed.is_err() { return },
             changed = life.changed() => if changed.is_err() { return },
             _ = look.tick() => {
+                shared.deployments.tend(&shared);
                 if asking.as_ref().is_none_or(JoinHandle::is_finished) {
                     asking = Some(shared.tasks.spawn(ask(cluster.clone(), shared.clone())));
                 }
@@ -315,7 +356,10 @@ async fn run(
 
 /// Makes this node what the controllers say.
 fn adopt(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>, known: &State, life: Incarnation) {
-    shared.registry.adopt(known.image(), life);
+    let changed = shared.registry.adopt(known.image(), known.version(), life);
+    if changed && !cluster.config.witness {
+        shared.deployments.settle(shared);
+    }
     shared.groups.partition().handle_registered(life);
     for (&id, assignment) in known.cluster().partitions() {
         let Some(partition) = shared.partition(id) else { continue };

@@ -1,8 +1,9 @@
 //! Requests that concern the cluster, or that another node of it has to answer.
 
-use super::{forward, no_cluster};
+use super::{INFORM_PATIENCE, forward, no_cluster};
 use crate::requests::{check_positions, may_consume, unknown_topic};
 use crate::session::Session;
+use tokio::time::timeout;
 use weir_core::access::Role;
 use weir_core::cluster::ClusterAsk;
 use weir_core::controller::Command;
@@ -26,13 +27,6 @@ pub async fn elsewhere(
         Request::DeleteGroup { .. } | Request::TrimPartition { .. } => {
             session.authorize(Role::Admin, None).err()
         }
-        Request::BeginUpload { .. }
-        | Request::Upload { .. }
-        | Request::PushModule { .. }
-        | Request::CreateDeployment { .. } => {
-            let message = "modules run on nodes without a cluster only, in this version";
-            Some(WireError::new(ErrorCode::Unsupported, message))
-        }
         _ => return None,
     };
     if let Some(error) = refused {
@@ -55,6 +49,20 @@ pub async fn elsewhere(
         }
         other => other,
     }))
+}
+
+/// Answers another node once this one knows what the controllers decided up to a version, or after
+/// a moment.
+///
+/// # Errors
+/// [`ErrorCode::Unauthorized`] for whoever is no node of the cluster.
+pub async fn informed(session: &Session, version: u64) -> Result<Response, WireError> {
+    session.member()?;
+    let mut adopted = session.shared.registry.adopted();
+    let known = adopted.wait_for(|adopted| adopted.is_some_and(|adopted| adopted >= version));
+    // Whoever asks does not wait for longer either.
+    let _ = timeout(INFORM_PATIENCE, known).await;
+    Ok(Response::Done {})
 }
 
 /// Changes the cluster.

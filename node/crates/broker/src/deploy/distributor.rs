@@ -1,9 +1,10 @@
 //! A distributor: carries the parts of one lane's outbox to their destinations, in order.
 //!
 //! A part is appended together with a mark that says so, in one entry; what lies below the mark is
-//! there already. So it may begin anew at any time, from the outbox's log start.
+//! there already ([`super::deliver`]). So it may begin anew at any time, from the outbox's log
+//! start, and on another node: it works where the outbox is led.
 
-use super::append::{Appending, append, room};
+use super::deliver::{Delivery, deliver, send};
 use super::meter::Meter;
 use super::read::read;
 use super::{Deployments, Orders};
@@ -12,12 +13,16 @@ use crate::partition::Partition;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weir_core::deploy::keys::Lane;
 use weir_core::deploy::outbox::{self, Part};
+use weir_core::ids::NodeId;
 use weir_core::limits;
+use weir_core::record::RecordBatch;
+use weir_core::wire::replica::DeliverHeader;
 use weir_core::wire::{ErrorCode, WireError};
-use weir_core::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+use weir_core::{Offset, PartitionIndex, TopicId};
 
 /// What an entry takes besides records, at least: its header and a position.
 const ENTRY_BYTES: usize = 64;
@@ -38,20 +43,52 @@ pub struct Distributor {
     pub meter: Arc<Meter>,
 }
 
+/// A part on its way.
+enum OnItsWay {
+    Here(Delivery),
+    Away(JoinHandle<Result<Offset, WireError>>),
+}
+
+impl OnItsWay {
+    /// Waits until it is there. Returns the destination's mark.
+    async fn done(self) -> Result<Offset, WireError> {
+        match self {
+            OnItsWay::Here(delivery) => delivery.done().await,
+            OnItsWay::Away(task) => task.await.unwrap_or_else(|error| {
+                Err(WireError::unknown(ErrorCode::Internal, error.to_string()))
+            }),
+        }
+    }
+}
+
+/// A destination.
+type To = (TopicId, PartitionIndex);
+
 impl Distributor {
     /// Carries until the deployment ends and all is delivered, or the node shuts down.
     pub async fn run(mut self) {
         let mut pause = limits::LANE_RETRY_MIN;
-        let mut next = self.outbox.progress_now().log_start;
+        let mut next = Offset::ZERO;
+        let mut marks = HashMap::new();
         let mut untrimmed = 0;
+        let mut epoch = None;
         loop {
+            let now = Some(self.outbox.figures().epoch);
+            if epoch != now {
+                // What others carried meanwhile is not known here.
+                (epoch, next) = (now, Offset::ZERO);
+                marks.clear();
+            }
             next = next.max(self.outbox.progress_now().log_start);
             self.meter.delivered(next);
             if !self.wait(next).await {
                 return;
             }
+            if epoch != Some(self.outbox.figures().epoch) {
+                continue;
+            }
             let end = self.outbox.progress_now().high_watermark;
-            match self.carry(next, end).await {
+            match self.carry((next, end), &mut marks).await {
                 Ok((behind, bytes)) => {
                     pause = limits::LANE_RETRY_MIN;
                     // Entries of a position alone take room, too: those of a consumer that
@@ -84,6 +121,12 @@ impl Distributor {
         }
     }
 
+    /// Whether this node leads the outbox.
+    fn leads(&self) -> bool {
+        let progress = self.outbox.progress_now();
+        progress.led && progress.settled
+    }
+
     /// Waits for parts. `false` once there is nothing more to do.
     async fn wait(&mut self, next: Offset) -> bool {
         let mut progress = self.outbox.progress();
@@ -91,12 +134,16 @@ impl Distributor {
             if self.orders.borrow_and_update().abandoned || progress.borrow().deleted {
                 return false;
             }
-            if progress.borrow_and_update().high_watermark > next {
-                return true;
-            }
-            // The lane has ended before, so nothing more comes.
-            if self.orders.borrow().drained {
-                return false;
+            progress.borrow_and_update();
+            if self.leads() {
+                let end = self.outbox.progress_now().high_watermark;
+                if end > next {
+                    return true;
+                }
+                // The lane has ended before, so nothing more comes.
+                if self.orders.borrow().drained {
+                    return false;
+                }
             }
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() { return false },
@@ -106,7 +153,11 @@ impl Distributor {
     }
 
     /// Delivers what one read yields. Returns the offset behind it, and its size in bytes.
-    async fn carry(&self, next: Offset, end: Offset) -> Result<(Offset, usize), WireError> {
+    async fn carry(
+        &self,
+        (next, end): (Offset, Offset),
+        marks: &mut HashMap<To, Offset>,
+    ) -> Result<(Offset, usize), WireError> {
         let distributing = self.deployments.distributing.clone().acquire_owned().await;
         let chunk = read(&self.shared, &self.outbox, next, end).await?;
         if chunk.next_offset <= next {
@@ -115,7 +166,7 @@ impl Distributor {
         }
         // One at a time for each destination: were one refused and the next one taken, the mark
         // would pass over the first. Those of several destinations share commits.
-        let mut appending: HashMap<(TopicId, PartitionIndex), Appending> = HashMap::new();
+        let mut on_their_way: HashMap<To, OnItsWay> = HashMap::new();
         let mut refused = None;
         'batches: for batch in chunk.batches {
             let parts = outbox::decode(batch);
@@ -123,16 +174,22 @@ impl Distributor {
                 parts.map_err(|error| WireError::new(ErrorCode::Corrupt, error.to_string()))?;
             for (offset, part) in parts {
                 let to = (part.topic, part.partition);
-                let delivered = match appending.remove(&to) {
-                    Some(before) => before.committed().await,
+                let delivered = match on_their_way.remove(&to) {
+                    Some(before) => before.done().await.map(|mark| {
+                        marks.insert(to, mark);
+                    }),
                     None => Ok(()),
                 };
+                let there = marks.get(&to).is_some_and(|mark| offset < *mark);
                 let delivered = match delivered {
+                    Ok(()) if there => continue,
                     Ok(()) => self.deliver(offset, part).await,
                     Err(error) => Err(error),
                 };
                 match delivered {
-                    Ok(one) => appending.extend(one.map(|one| (to, one))),
+                    Ok(one) => {
+                        on_their_way.insert(to, one);
+                    }
                     Err(error) => {
                         refused = Some(error);
                         break 'batches;
@@ -141,37 +198,42 @@ impl Distributor {
             }
         }
         // All of them, whatever becomes of one: none may be on its way when it is tried again.
-        for one in appending.into_values() {
-            if let Err(error) = one.committed().await {
-                refused.get_or_insert(error);
+        for (to, one) in on_their_way {
+            match one.done().await {
+                Ok(mark) => {
+                    marks.insert(to, mark);
+                }
+                Err(error) => refused = refused.or(Some(error)),
             }
         }
         drop(distributing);
         refused.map_or(Ok((chunk.next_offset, chunk.bytes)), Err)
     }
 
-    /// Appends a part unless its destination has it.
-    async fn deliver(&self, offset: Offset, part: Part) -> Result<Option<Appending>, WireError> {
-        let registry = &self.shared.registry;
-        let Some(to) = registry.partition(part.topic, part.partition) else {
-            let message =
-                format!("there is no partition {} of topic {}", part.partition, part.topic);
-            return Err(WireError::new(ErrorCode::UnknownPartition, message));
-        };
-        let (epoch, mark) = self.known(&to);
-        if offset < mark {
-            return Ok(None);
+    /// Brings a part to whoever leads its destination.
+    async fn deliver(&self, offset: Offset, part: Part) -> Result<OnItsWay, WireError> {
+        let Part { topic, partition, batch } = part;
+        let header = DeliverHeader { lane: self.lane, offset, topic, partition };
+        match self.elsewhere(topic, partition) {
+            Some(node) => Ok(OnItsWay::Away(self.send(node, header, batch))),
+            None => deliver(&self.shared, header, batch).await.map(OnItsWay::Here),
         }
-        let room = room(&self.shared, part.batch.bytes().len()).await;
-        let states = &self.deployments.states;
-        let changes = vec![self.lane.set_mark(offset.plus(1))];
-        let appending = append(&self.shared, states, (&to, epoch), Some(part.batch), changes, room);
-        Ok(Some(appending))
     }
 
-    /// The epoch first: if the destination is recovered in between, the append is refused.
-    fn known(&self, to: &Partition) -> (LeaderEpoch, Offset) {
-        let epoch = to.figures().epoch;
-        (epoch, self.deployments.states.mark(self.lane, to.id))
+    /// Which other node leads a destination, if one does.
+    fn elsewhere(&self, topic: TopicId, partition: PartitionIndex) -> Option<NodeId> {
+        let site = self.shared.site.as_ref()?;
+        site.route(&*self.shared.registry.partition(topic, partition)?)
+    }
+
+    /// In a task of its own, so that parts for other destinations go on meanwhile.
+    fn send(
+        &self,
+        node: NodeId,
+        header: DeliverHeader,
+        batch: RecordBatch,
+    ) -> JoinHandle<Result<Offset, WireError>> {
+        let shared = self.shared.clone();
+        tokio::spawn(async move { send(&shared, node, header, &batch).await })
     }
 }

@@ -14,7 +14,7 @@ use super::entry::{AddError, Destination, Destinations, Entry, Origin};
 use super::http::Outgoing;
 use super::log::ModuleLog;
 use super::meter::Meter;
-use super::read::{first_position, read};
+use super::source::{Dry, Source};
 use super::state::{SharedState, View, lock};
 use super::takeover::{self, TakeoverError};
 use super::{Deployments, Orders};
@@ -52,6 +52,8 @@ pub struct LaneTask {
     pub lane: Lane,
     /// Its input.
     pub input: Arc<Partition>,
+    /// Where that is read.
+    pub source: Source,
     /// Where its entries go.
     pub home: Arc<Partition>,
     /// What it is to do.
@@ -76,6 +78,8 @@ enum Ended {
     Trouble(Option<Offset>, String),
     /// Only an operator can help.
     Stopped(Option<Offset>, String),
+    /// This node does not lead the home any more.
+    Elsewhere,
 }
 
 impl From<WireError> for Ended {
@@ -132,7 +136,15 @@ impl LaneTask {
         loop {
             let orders = self.orders.borrow_and_update().clone();
             if orders.ended || self.orders.has_changed().is_err() {
+                self.meter.condition(LaneCondition::Ended);
                 return;
+            }
+            if !self.leads() {
+                // Another node goes on, from what the home says there.
+                self.meter.condition(LaneCondition::Waiting);
+                self.deployments.states.let_go(self.lane, &self.home);
+                self.lead_changed().await;
+                continue;
             }
             if orders.deployment.paused {
                 self.meter.condition(LaneCondition::Paused);
@@ -145,7 +157,7 @@ impl LaneTask {
                 pause = limits::LANE_RETRY_MIN;
             }
             match ended {
-                Ended::Orders => {
+                Ended::Orders | Ended::Elsewhere => {
                     pause = limits::LANE_RETRY_MIN;
                     self.tried = None;
                 }
@@ -174,6 +186,28 @@ impl LaneTask {
         }
     }
 
+    /// Whether this node leads the home, and knows that all it began with is committed.
+    fn leads(&self) -> bool {
+        let progress = self.home.progress_now();
+        progress.led && progress.settled && !progress.deleted
+    }
+
+    /// Waits for other orders, or until this may be the node to work.
+    async fn lead_changed(&mut self) {
+        let mut progress = self.home.progress();
+        progress.borrow_and_update();
+        if self.leads() {
+            return;
+        }
+        let mut orders = self.orders.clone();
+        tokio::select! {
+            _ = orders.changed() => {}
+            changed = progress.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+        }
+    }
+
     fn has_orders(&self) -> bool {
         self.orders.has_changed().unwrap_or(true)
     }
@@ -189,12 +223,15 @@ impl LaneTask {
             if self.has_orders() {
                 break Ended::Orders;
             }
+            if !self.leads() {
+                break Ended::Elsewhere;
+            }
             match self.step(&mut job).await {
                 Ok(()) => {}
                 Err(ended) => break ended,
             }
         };
-        if !job.broken && job.told.0 != job.position.next {
+        if !job.broken && job.told.0 != job.position.next && self.leads() {
             // Whoever goes on, another version perhaps, begins exactly here. If that fails it
             // begins where the log says.
             let _ = self.commit(&mut job).await;
@@ -234,11 +271,17 @@ impl LaneTask {
             around: Surroundings { place: self.place(&deployment), http },
         };
         let runner = shared.modules.run(runs).await?;
-        takeover::take_over(self, &deployment, (&prepared, &runner), figures.epoch).await?;
-        let to = self.destinations(&deployment)?;
         let stored = self.deployments.states.of(self.lane, self.home.id);
         let known = lock(&stored).position();
-        let position = known.unwrap_or_else(|| first_position(&deployment, &self.input));
+        let first = match known {
+            Some(known) => known,
+            None => self.source.first_position(&deployment).await?,
+        };
+        let by = (&prepared, &runner);
+        takeover::take_over(self, &deployment, by, (figures.epoch, first)).await?;
+        let to = self.destinations(&deployment)?;
+        let known = lock(&stored).position();
+        let position = known.unwrap_or(first);
         let told = known.map_or(Offset(-1), |known| known.next);
         let mut job = Job {
             origin: Origin {
@@ -314,20 +357,20 @@ impl LaneTask {
 
     /// Makes one entry of what there is to read, or waits for more.
     async fn step(&mut self, job: &mut Job) -> Result<(), Ended> {
-        let progress = self.input.progress_now();
-        if job.position.next < progress.log_start {
-            let lost = progress.log_start.since(job.position.next);
+        let reach = self.source.reach();
+        self.meter.input_end(reach.high_watermark);
+        if job.position.next < reach.log_start {
+            let lost = reach.log_start.since(job.position.next);
             let message = format!("{lost} records were dropped by retention before they were read");
             self.meter.note(Some(job.position.next), &message, self.shared.now());
-            job.position.next = progress.log_start;
+            job.position.next = reach.log_start;
         }
-        if job.position.next >= progress.high_watermark {
+        if !self.source.has(job.position.next) {
             return self.wait(job).await;
         }
         let turn = self.turns.clone().acquire_owned().await;
         let at_work = self.deployments.at_work(&job.deployment).clone().acquire_owned().await;
-        let end = progress.high_watermark;
-        let chunk = read(&self.shared, &self.input, job.position.next, end).await?;
+        let Some(chunk) = self.source.read(job.position.next).await? else { return Ok(()) };
         if chunk.next_offset <= job.position.next {
             let message = format!("nothing to read at offset {}", job.position.next);
             return Err(Ended::Trouble(Some(job.position.next), message));
@@ -508,19 +551,17 @@ impl LaneTask {
 
     /// Waits for input. Stores the position meanwhile if it has moved.
     async fn wait(&mut self, job: &mut Job) -> Result<(), Ended> {
-        let mut progress = self.input.progress();
         let next = job.position.next;
-        if progress.borrow_and_update().high_watermark > next {
-            return Ok(());
-        }
         let untold = job.told.0 != next;
         let due = limits::LANE_POSITION_INTERVAL.saturating_sub(job.told.1.elapsed());
         let patience = if untold { due } else { Duration::ZERO };
+        let home = self.home.clone();
         tokio::select! {
-            changed = progress.changed() => match changed {
-                Ok(()) if !progress.borrow_and_update().deleted => Ok(()),
-                _ => Err(Ended::Stopped(None, "the input topic was deleted".to_owned())),
-            },
+            changed = self.source.changed(next) => changed.map_err(|dry| match dry {
+                Dry::Deleted => Ended::Stopped(None, "the input topic was deleted".to_owned()),
+                Dry::Trouble(error) => error.into(),
+            }),
+            () = lead_lost(&home) => Err(Ended::Elsewhere),
             changed = self.orders.changed() => {
                 if changed.is_err() {
                     std::future::pending::<()>().await;
@@ -529,6 +570,16 @@ impl LaneTask {
                 Err(Ended::Orders)
             }
             () = sleep(patience), if untold => self.commit(job).await,
+        }
+    }
+}
+
+/// Waits until this node leads no more.
+async fn lead_lost(home: &Partition) {
+    let mut progress = home.progress();
+    while progress.borrow_and_update().led {
+        if progress.changed().await.is_err() {
+            return;
         }
     }
 }

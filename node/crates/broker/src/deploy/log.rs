@@ -20,9 +20,18 @@ struct Lines {
     kept: VecDeque<ModuleLine>,
     bytes: usize,
     next: u64,
+    /// Numbers are no lower than the time in microseconds: lines of several nodes are ordered by
+    /// them.
+    timed: bool,
 }
 
 impl ModuleLog {
+    /// No lines yet, of one node among several.
+    #[must_use]
+    pub fn of_several() -> ModuleLog {
+        ModuleLog { lines: Mutex::new(Lines { timed: true, ..Lines::default() }) }
+    }
+
     /// Keeps what a run of the module logged, and says how much of it was dropped.
     pub fn take(&self, partition: PartitionIndex, report: &Report, at: TimestampMs) {
         if report.log.is_empty() && report.log_dropped == 0 {
@@ -43,9 +52,8 @@ impl ModuleLog {
     #[must_use]
     pub fn lines(&self, from: Option<u64>, count: usize) -> (Vec<ModuleLine>, u64) {
         let lines = lock(&self.lines);
-        let first = lines.next - lines.kept.len() as u64;
         let begin = match from {
-            Some(from) => usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX),
+            Some(from) => lines.kept.partition_point(|line| line.number < from),
             None => lines.kept.len().saturating_sub(count),
         };
         let found: Vec<_> = lines.kept.iter().skip(begin).take(count).cloned().collect();
@@ -62,6 +70,10 @@ impl Lines {
         level: ModuleLevel,
         message: String,
     ) {
+        if self.timed {
+            let micros = u64::try_from(at.0).unwrap_or(0).saturating_mul(1_000);
+            self.next = self.next.max(micros);
+        }
         self.bytes += message.len();
         self.kept.push_back(ModuleLine { number: self.next, at, partition, level, message });
         self.next += 1;

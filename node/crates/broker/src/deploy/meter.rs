@@ -14,6 +14,7 @@ pub struct Meter {
     info: Mutex<LaneInfo>,
     commits: AtomicU64,
     delivered: AtomicI64,
+    input_end: AtomicI64,
 }
 
 impl Meter {
@@ -45,6 +46,17 @@ impl Meter {
     /// What lies below `next` in the outbox is delivered.
     pub fn delivered(&self, next: Offset) {
         self.delivered.store(next.0, Ordering::Relaxed);
+    }
+
+    /// The end of the input, as far as the lane knows.
+    #[must_use]
+    pub fn known_input_end(&self) -> Offset {
+        Offset(self.input_end.load(Ordering::Relaxed))
+    }
+
+    /// The input ends here, as far as the lane knows.
+    pub fn input_end(&self, end: Offset) {
+        self.input_end.store(end.0, Ordering::Relaxed);
     }
 
     /// The lane is at something else.

@@ -1,27 +1,13 @@
-//! Where lanes and distributors read, and from where on.
+//! How lanes and distributors read a partition of this node.
 
 use crate::broker::Shared;
 use crate::partition::Partition;
 use crate::subscribe::read_error;
 use std::sync::Arc;
 use weir_core::Offset;
-use weir_core::deploy::Deployment;
-use weir_core::deploy::keys::Position;
 use weir_core::limits;
 use weir_core::wire::{ErrorCode, WireError};
 use weir_log::ReadChunk;
-use weir_wasm::columns::Watermark;
-
-/// Where a lane begins.
-#[must_use]
-pub fn first_position(deployment: &Deployment, input: &Partition) -> Position {
-    let progress = input.progress_now();
-    let next = match deployment.spec.from_latest {
-        true => progress.high_watermark,
-        false => progress.log_start,
-    };
-    Position { next, watermark: Watermark::START.at }
-}
 
 /// Reads some batches of a partition: from memory, or on a thread that may block.
 ///

@@ -1,6 +1,7 @@
 //! Requests about deployments.
 
 use crate::broker::Shared;
+use crate::deploy::changes;
 use crate::session::Session;
 use std::sync::Arc;
 use weir_core::access::Role;
@@ -20,11 +21,20 @@ pub async fn answer(session: &Session, request: Request) -> Result<Response, Wir
         Request::Deployments { names } => {
             session.authorize(Role::Consume, None)?;
             let shared = &session.shared;
-            Ok(Response::Deployments { deployments: shared.deployments.list(shared, names)? })
+            // Another node asks for what this one knows by itself.
+            let deployments = match session.is_forwarded() {
+                true => shared.deployments.list_here(shared, names.as_deref())?,
+                false => shared.deployments.list(shared, names).await?,
+            };
+            Ok(Response::Deployments { deployments })
         }
         Request::DeploymentLog { name, from, lines } => {
             session.authorize(Role::Consume, None)?;
-            let (lines, next) = session.shared.deployments.log(&name, from, lines as usize)?;
+            let (shared, count) = (&session.shared, lines as usize);
+            let (lines, next) = match session.is_forwarded() {
+                true => shared.deployments.log_here(&name, from, count)?,
+                false => shared.deployments.log(shared, &name, from, count).await?,
+            };
             Ok(Response::DeploymentLog { lines, next })
         }
         Request::CreateDeployment { name, spec } => {
@@ -47,6 +57,10 @@ pub async fn answer(session: &Session, request: Request) -> Result<Response, Wir
             .await
         }
         Request::DeleteDeployment { name } => delete(session, name).await,
+        Request::CheckDeployment { name, version, restore, rollback } => {
+            session.member()?;
+            changes::check(&session.shared, &name, &version, (&restore, rollback)).await
+        }
         _ => Err(WireError::new(ErrorCode::Unsupported, "not about deployments")),
     }
 }

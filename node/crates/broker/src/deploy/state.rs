@@ -5,8 +5,9 @@
 //! computed and not committed yet lies over it in an [`Overlay`].
 
 use super::kept::Kept;
+use crate::partition::Partition;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_core::deploy::DeploymentId;
 use weir_core::deploy::keys::{
@@ -331,18 +332,7 @@ impl States {
     fn read(&self, views: &HashMap<PartitionId, PartitionView>) {
         let mut inner = lock(&self.inner);
         for (&partition, view) in views {
-            for (key, value) in &view.state {
-                match keys::read(key) {
-                    Some((lane, Meaning::Mark)) => {
-                        let mark = read_mark(value).unwrap_or(Offset::ZERO);
-                        inner.marks.insert((lane, partition), mark);
-                    }
-                    Some((lane, meaning)) => {
-                        inner.apply((lane, partition), meaning, Some(value));
-                    }
-                    None => {}
-                }
-            }
+            inner.read(partition, view);
         }
     }
 
@@ -362,6 +352,30 @@ impl States {
             inner.count();
         }
         self.read(views);
+    }
+
+    /// This node is to lead a partition, whose log says this. To be called before it takes appends.
+    pub fn load(&self, partition: PartitionId, view: &PartitionView) {
+        let mut inner = lock(&self.inner);
+        inner.marks.retain(|(_, at), _| *at != partition);
+        for home in inner.lanes.values().filter(|home| home.partition == partition) {
+            *lock(&home.state) = LaneState::default();
+        }
+        inner.count();
+        inner.read(partition, view);
+    }
+
+    /// Forgets the state of a lane whose home another node leads. It is loaded anew when this node
+    /// leads again.
+    pub fn let_go(&self, lane: Lane, home: &Partition) {
+        let mut inner = lock(&self.inner);
+        // Under the lock: where the home is about to be led here, its view may be here already.
+        if home.is_bystander()
+            && let Some(known) = inner.lanes.get(&lane)
+        {
+            *lock(&known.state) = LaneState::default();
+            inner.count();
+        }
     }
 
     /// The state of a lane whose home is `partition`.
@@ -402,20 +416,27 @@ impl States {
         lock(&self.inner).bytes
     }
 
-    /// What to change, in which partition, to remove all that deployments left of which `known`
-    /// says no. In parts that each fit an entry.
+    /// Whether there is anything of other deployments than these.
     #[must_use]
-    pub fn removals(
-        &self,
-        known: impl Fn(DeploymentId) -> bool,
-    ) -> Vec<(PartitionId, Vec<StateChange>)> {
+    pub fn knows_others(&self, known: &HashSet<DeploymentId>) -> bool {
+        let inner = lock(&self.inner);
+        let mut all = inner.lanes.keys().chain(inner.marks.keys().map(|(lane, _)| lane));
+        all.any(|lane| !known.contains(&lane.deployment))
+    }
+
+    /// What to change, in which partition, to remove all that deployments left of which `known`
+    /// has none. In parts that each fit an entry.
+    #[must_use]
+    pub fn removals(&self, known: &HashSet<DeploymentId>) -> Vec<(PartitionId, Vec<StateChange>)> {
         let inner = lock(&self.inner);
         let mut all: BTreeMap<PartitionId, Vec<StateChange>> = BTreeMap::new();
-        for (lane, home) in inner.lanes.iter().filter(|(lane, _)| !known(lane.deployment)) {
+        for (lane, home) in inner.lanes.iter().filter(|(lane, _)| !known.contains(&lane.deployment))
+        {
             let removal = lock(&home.state).removal(*lane);
             all.entry(home.partition).or_default().extend(removal);
         }
-        for (lane, partition) in inner.marks.keys().filter(|(lane, _)| !known(lane.deployment)) {
+        let marks = inner.marks.keys().filter(|(lane, _)| !known.contains(&lane.deployment));
+        for (lane, partition) in marks {
             let key = lane.set_mark(Offset::ZERO).key;
             all.entry(*partition).or_default().push(StateChange { key, value: None });
         }
@@ -438,12 +459,12 @@ impl States {
         parts
     }
 
-    /// Forgets deployments of which `known` says no: what they left is removed, or gone with its
+    /// Forgets deployments that `known` does not have: what they left is removed, or gone with its
     /// partitions.
-    pub fn forget(&self, known: impl Fn(DeploymentId) -> bool) {
+    pub fn forget(&self, known: &HashSet<DeploymentId>) {
         let mut inner = lock(&self.inner);
-        inner.lanes.retain(|lane, _| known(lane.deployment));
-        inner.marks.retain(|(lane, _), _| known(lane.deployment));
+        inner.lanes.retain(|lane, _| known.contains(&lane.deployment));
+        inner.marks.retain(|(lane, _), _| known.contains(&lane.deployment));
         inner.count();
     }
 }
@@ -455,6 +476,19 @@ impl Inner {
         let before = state.bytes;
         state.apply(meaning, value);
         self.bytes = self.bytes + state.bytes - before;
+    }
+
+    fn read(&mut self, partition: PartitionId, view: &PartitionView) {
+        for (key, value) in &view.state {
+            match keys::read(key) {
+                Some((lane, Meaning::Mark)) => {
+                    let mark = read_mark(value).unwrap_or(Offset::ZERO);
+                    self.marks.insert((lane, partition), mark);
+                }
+                Some((lane, meaning)) => self.apply((lane, partition), meaning, Some(value)),
+                None => {}
+            }
+        }
     }
 
     fn count(&mut self) {
@@ -541,8 +575,9 @@ mod tests {
             );
             states.apply(PartitionId(1), &[lane.set_mark(Offset(2))]);
         }
-        let known = |id: DeploymentId| id == other.deployment;
-        let removals = states.removals(known);
+        let known = [other.deployment].into();
+        assert!(states.knows_others(&known));
+        let removals = states.removals(&known);
         assert_eq!(removals.iter().map(|(_, part)| part.len()).sum::<usize>(), 4);
         for (partition, changes) in &removals {
             assert!(changes.iter().all(|change| change.value.is_none()));
@@ -550,8 +585,9 @@ mod tests {
         }
         assert_eq!(lock(&states.of(LANE, HOME)).bytes(), 0);
         assert_eq!(states.mark(LANE, PartitionId(1)), Offset::ZERO);
-        states.forget(known);
-        assert_eq!(states.removals(|_| false).len(), 2);
+        states.forget(&known);
+        assert!(!states.knows_others(&known));
+        assert_eq!(states.removals(&[].into()).len(), 2);
         assert_eq!(states.mark(other, PartitionId(1)), Offset(2));
     }
 }

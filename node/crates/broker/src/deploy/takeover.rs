@@ -17,7 +17,7 @@ use super::lane::LaneTask;
 use super::state::{LaneState, lock};
 use std::collections::BTreeSet;
 use weir_core::deploy::Deployment;
-use weir_core::deploy::keys::{Lane, PREFIX_BYTES, Runs};
+use weir_core::deploy::keys::{Lane, PREFIX_BYTES, Position, Runs};
 use weir_core::entry::{StateChange, encode_state};
 use weir_core::limits::{LANE_SNAPSHOTS_MAX, LANE_STATE_BYTES_MAX, STATE_BYTES_MAX};
 use weir_core::wire::WireError;
@@ -35,7 +35,8 @@ pub enum TakeoverError {
     Stopped(String),
 }
 
-/// Has the version that `deployment` runs take over the lane of `task`, if it has not yet.
+/// Has the version that `deployment` runs take over the lane of `task`, if it has not yet. A lane
+/// that has no position begins at `first`.
 ///
 /// # Errors
 /// [`TakeoverError`].
@@ -46,7 +47,7 @@ pub async fn take_over(
     task: &LaneTask,
     deployment: &Deployment,
     (module, runner): (&Module, &Runner),
-    epoch: LeaderEpoch,
+    (epoch, first): (LeaderEpoch, Position),
 ) -> Result<(), TakeoverError> {
     let wanted = Runs {
         takeover: deployment.takeovers,
@@ -65,8 +66,7 @@ pub async fn take_over(
     };
     let Some(current) = current else {
         // Its first start, or from before takeovers were told apart.
-        let position =
-            position.unwrap_or_else(|| super::read::first_position(deployment, &task.input));
+        let position = position.unwrap_or(first);
         let changes = vec![task.lane.set_position(position), task.lane.set_runs(&wanted)];
         return commit(task, epoch, changes).await;
     };

@@ -45,7 +45,7 @@ pub fn snapshots(state: &LaneState) -> Vec<LaneSnapshot> {
     all
 }
 
-/// Whether the version can take over every lane.
+/// Whether the version can take over every lane whose home this node leads.
 ///
 /// # Errors
 /// [`ErrorCode::StateSchema`] where a lane's state has another layout that the version does not
@@ -72,6 +72,10 @@ pub async fn check(
     }
     for (at, (lane, home)) in lanes.iter().enumerate() {
         let index = PartitionIndex(at as u32);
+        if !is_led(shared, *home) {
+            // The node that leads it says.
+            continue;
+        }
         let state = states.of(*lane, *home);
         let state = lock(&state);
         let Some(runs) = state.runs() else { continue };
@@ -111,6 +115,11 @@ pub async fn check(
     Ok(())
 }
 
+fn is_led(shared: &Shared, home: PartitionId) -> bool {
+    let home = shared.registry.partition_by_id(home);
+    home.is_some_and(|home| home.progress_now().led)
+}
+
 fn check_layout(
     asked: &Asked<'_>,
     partition: PartitionIndex,
@@ -144,6 +153,9 @@ async fn settle(
     lanes: &[(Lane, PartitionId)],
 ) -> Result<(), WireError> {
     let unknown = |(lane, home): &&(Lane, PartitionId)| {
+        if !is_led(shared, *home) {
+            return false;
+        }
         let state = states.of(*lane, *home);
         let state = lock(&state);
         state.runs().is_none() && state.position().is_some()
@@ -176,7 +188,7 @@ pub async fn check_version(
     version: &Version,
 ) -> Result<Module, WireError> {
     let id = &version.module;
-    let modules: &Modules = &shared.modules;
+    let modules: &Arc<Modules> = &shared.modules;
     let module = shared.registry.module(id).ok_or_else(|| {
         let message = format!("there is no module {id}; see: weir module list");
         WireError::new(ErrorCode::UnknownModule, message)

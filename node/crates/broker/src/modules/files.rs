@@ -102,7 +102,7 @@ impl ModuleFiles {
             return Ok(bytes);
         }
         let _one_at_a_time = self.uploading.try_lock().map_err(|_| FilesError::Busy)?;
-        let part = self.part(sha256);
+        let part = self.unfinished(sha256);
         if !part.exists() {
             self.drop_oldest_parts();
             File::create(&part).map_err(io_error(&part))?;
@@ -118,7 +118,7 @@ impl ModuleFiles {
     pub fn add(&self, sha256: &str, at: u64, data: &[u8]) -> Result<u64, FilesError> {
         check_hash(sha256)?;
         let _one_at_a_time = self.uploading.try_lock().map_err(|_| FilesError::Busy)?;
-        let part = self.part(sha256);
+        let part = self.unfinished(sha256);
         let mut file = match OpenOptions::new().append(true).open(&part) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -147,7 +147,7 @@ impl ModuleFiles {
             return Ok(path);
         }
         let _one_at_a_time = self.uploading.try_lock().map_err(|_| FilesError::Busy)?;
-        let part = self.part(sha256);
+        let part = self.unfinished(sha256);
         let file = match File::open(&part) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -167,6 +167,30 @@ impl ModuleFiles {
         Ok(path)
     }
 
+    /// Some bytes of a complete module, from `at` on: at most
+    /// [`limits::UPLOAD_PART_BYTES_MAX`], none at its end. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`ModuleFiles::path`].
+    pub fn part(&self, sha256: &str, at: u64) -> Result<Vec<u8>, FilesError> {
+        let path = self.path(sha256)?;
+        let mut file = File::open(&path).map_err(io_error(&path))?;
+        file.seek(SeekFrom::Start(at)).map_err(io_error(&path))?;
+        let mut part = Vec::new();
+        let most = limits::UPLOAD_PART_BYTES_MAX as u64;
+        file.take(most).read_to_end(&mut part).map_err(io_error(&path))?;
+        Ok(part)
+    }
+
+    /// The hashes of all complete modules. Blocks on the disk.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let hash = |name: String| Some(name.strip_suffix(".wasm")?.to_owned());
+        names.filter_map(hash).filter(|hash| check_hash(hash).is_ok()).collect()
+    }
+
     /// Removes a module's bytes. One that cannot be removed takes room, no more.
     pub fn remove(&self, sha256: &str) {
         if let Ok(path) = self.path(sha256)
@@ -176,7 +200,7 @@ impl ModuleFiles {
         }
     }
 
-    fn part(&self, sha256: &str) -> PathBuf {
+    fn unfinished(&self, sha256: &str) -> PathBuf {
         self.dir.join(format!("upload-{sha256}.part"))
     }
 

@@ -9,12 +9,13 @@ pub mod files;
 pub mod filter;
 pub mod meter;
 
+use crate::cluster::{ClusterNode, supply};
 use crate::registry::Registry;
 use files::{FilesError, ModuleFiles};
 use meter::Meters;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::OnceCell;
 use weir_core::TimestampMs;
 use weir_core::module::name::ModuleRef;
@@ -35,6 +36,10 @@ pub struct Modules {
     /// many ask for it at the same time.
     loaded: Mutex<HashMap<String, Arc<OnceCell<weir_wasm::Module>>>>,
     meters: Meters,
+    /// Where to get modules that are not here, if there are other nodes.
+    source: OnceLock<(Arc<ClusterNode>, Arc<Registry>)>,
+    /// One at a time is fetched.
+    fetching: tokio::sync::Mutex<()>,
 }
 
 /// What it takes to run modules.
@@ -64,7 +69,33 @@ impl Modules {
             machinery: OnceCell::new(),
             loaded: Mutex::default(),
             meters: Meters::default(),
+            source: OnceLock::new(),
+            fetching: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Modules that are not here are to be had from the other nodes. To be called once.
+    pub fn use_source(&self, cluster: Arc<ClusterNode>, registry: Arc<Registry>) {
+        // A second one would change nothing.
+        let _ = self.source.set((cluster, registry));
+    }
+
+    /// Held by whoever fetches a module.
+    #[must_use]
+    pub fn fetching(&self) -> &tokio::sync::Mutex<()> {
+        &self.fetching
+    }
+
+    /// Has the bytes of a module here.
+    async fn supply(self: &Arc<Modules>, sha256: &str) -> Result<(), WireError> {
+        let Some((cluster, registry)) = self.source.get() else { return Ok(()) };
+        if self.files.path(sha256).is_ok() {
+            return Ok(());
+        }
+        match registry.modules().into_iter().find(|module| module.sha256 == sha256) {
+            Some(module) => supply::fetch(cluster, self, &module, None).await,
+            None => Ok(()),
+        }
     }
 
     /// The uploaded bytes.
@@ -101,7 +132,7 @@ impl Modules {
     /// # Cancel safety
     /// Cancel safe: nothing but the cache changes.
     pub async fn check(
-        &self,
+        self: &Arc<Modules>,
         id: ModuleRef,
         sha256: &str,
         now: TimestampMs,
@@ -130,7 +161,10 @@ impl Modules {
     ///
     /// # Cancel safety
     /// Cancel safe: who waits next goes on.
-    pub async fn prepare(&self, sha256: &str) -> Result<weir_wasm::Module, WireError> {
+    pub async fn prepare(
+        self: &Arc<Modules>,
+        sha256: &str,
+    ) -> Result<weir_wasm::Module, WireError> {
         let cell = self.loaded().entry(sha256.to_owned()).or_default().clone();
         let prepared = cell.get_or_try_init(|| self.prepare_now(sha256)).await.cloned();
         if prepared.is_err() {
@@ -140,8 +174,12 @@ impl Modules {
         prepared
     }
 
-    async fn prepare_now(&self, sha256: &str) -> Result<weir_wasm::Module, WireError> {
+    async fn prepare_now(
+        self: &Arc<Modules>,
+        sha256: &str,
+    ) -> Result<weir_wasm::Module, WireError> {
         let machinery = self.machinery().await?;
+        self.supply(sha256).await?;
         let path = self.files.path(sha256).map_err(|e| files_error(&e))?;
         let compiler = self.compiler.clone();
         let (running, wanted) = (machinery.clone(), sha256.to_owned());

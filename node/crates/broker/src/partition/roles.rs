@@ -157,6 +157,25 @@ impl Partition {
         self.inner().replica.assignment().and_then(|assignment| assignment.leader)
     }
 
+    /// Whether what is committed can be read from the copy here: it is in the in-sync set.
+    #[must_use]
+    pub fn is_at_hand(&self) -> bool {
+        let inner = self.inner();
+        let me = inner.replica.me().node;
+        inner.replica.assignment().is_some_and(|known| known.insync.contains_key(&me))
+    }
+
+    /// Whether this node neither leads nor is about to: no view was asked for.
+    #[must_use]
+    pub fn is_bystander(&self) -> bool {
+        matches!(self.inner().replica.role(), Role::Idle(_) | Role::Follower(_))
+    }
+
+    /// Gives all replies that were released so far. What is appended later is answered later.
+    pub fn flush_replies(&self) {
+        self.deliver();
+    }
+
     /// Why the copy here takes part no longer, if it does not.
     #[must_use]
     pub fn halted(&self) -> Option<String> {

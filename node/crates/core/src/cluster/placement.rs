@@ -38,6 +38,48 @@ impl Cluster {
         Ok(change)
     }
 
+    /// Places for new partitions beside others, each on the nodes of the one it goes with: what is
+    /// made of a partition is then where the partition is. Where those are all fenced, wherever
+    /// there is room.
+    ///
+    /// # Errors
+    /// As of [`ClusterAsk::Place`](super::ClusterAsk::Place).
+    pub fn place_beside(
+        &self,
+        pairs: &[(PartitionId, PartitionId)],
+        replicas: u32,
+        min_insync: u32,
+    ) -> Result<ClusterChange, ClusterError> {
+        let mut change = ClusterChange::default();
+        let mut elsewhere = Vec::new();
+        for &(id, beside) in pairs {
+            if self.partitions.contains_key(&id) {
+                return Err(ClusterError::Placed(id));
+            }
+            let nodes = self.partitions.get(&beside).map(|known| known.replicas.clone());
+            let there = |id: &NodeId| self.nodes.get(id).is_some_and(|node| !node.fenced);
+            let known = |nodes: &Vec<NodeId>| nodes.iter().all(|id| self.nodes.contains_key(id));
+            match nodes.filter(|nodes| known(nodes) && nodes.iter().any(there)) {
+                Some(nodes) => {
+                    let mut fresh = self.fresh(nodes, min_insync);
+                    // One that is away holds nothing yet, and will have to catch up.
+                    fresh.insync.retain(|id, _| there(id));
+                    let leads = fresh.replicas.iter().copied().find(there);
+                    fresh.leader = leads.map(|node| {
+                        let incarnation = self.nodes[&node].incarnation;
+                        Lead { node, incarnation }
+                    });
+                    change.partitions.insert(id, Some(fresh));
+                }
+                None => elsewhere.push(id),
+            }
+        }
+        if elsewhere.is_empty() {
+            return Ok(change);
+        }
+        Ok(change.and(self.place(&elsewhere, replicas, min_insync)?))
+    }
+
     /// What nodes that could take a replica have already.
     fn load(&self) -> Load {
         let able = self.nodes.iter().filter(|(_, node)| !node.fenced);

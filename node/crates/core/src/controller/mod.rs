@@ -10,6 +10,7 @@
 //! |---|---|
 //! | a topic is there with a place for each of its partitions, or not at all | `apply_metadata` |
 //! | deleted partitions have no place | `apply_metadata` |
+//! | what comes with a deployment is where its input is, and its outbox moves with that | `beside`, `apply_cluster` |
 //! | the groups partition is on as many nodes as there are, up to three | `groups` |
 //! | an id of a producer is given once | `State::apply` |
 
@@ -19,9 +20,11 @@ mod snapshot;
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
 
 use crate::cluster::{Cluster, ClusterAsk, ClusterChange, ClusterError};
+use crate::deploy::Deployment;
 use crate::ids::{PartitionId, TimestampMs};
 use crate::limits;
 use crate::metadata::{Ask, Change, Image, MetadataError, Topic};
+use crate::topic::TopicConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -121,6 +124,16 @@ impl State {
     fn apply_cluster(&mut self, ask: &ClusterAsk) -> Result<ClusterChange, ClusterError> {
         let mut change = self.cluster.decide(ask)?;
         self.cluster.apply(&change);
+        if let ClusterAsk::Reassign { partition, target } = ask {
+            for beside in self.outboxes_of(*partition) {
+                let target = target.clone();
+                // Refused if it is there already, or cannot be: it works from anywhere.
+                let along = ClusterAsk::Reassign { partition: beside, target };
+                let Ok(more) = self.cluster.decide(&along) else { continue };
+                self.cluster.apply(&more);
+                change = change.and(more);
+            }
+        }
         while let Some(more) = groups::tend(&self.cluster) {
             self.cluster.apply(&more);
             change = change.and(more);
@@ -132,8 +145,10 @@ impl State {
         let change = self.image.decide(now, ask)?;
         let places = match &change {
             Change::Put(topic) => self.places(&[topic])?,
-            Change::PutDeployment { topics, .. } => {
-                self.places(&topics.iter().collect::<Vec<_>>())?
+            Change::PutDeployment { deployment, topics } => {
+                let input = self.image.topic(&deployment.spec.from);
+                let topics = topics.iter().map(|topic| self.beside(topic, input));
+                topics.reduce(|all, one| Ok(all?.and(one?))).unwrap_or(Ok(Default::default()))?
             }
             Change::Removed { name } => self.forget(Some(name))?,
             Change::RemovedDeployment { outbox, .. } => self.forget(outbox.as_ref())?,
@@ -166,6 +181,26 @@ impl State {
             change = change.and(self.cluster.decide(&place)?);
         }
         Ok(change)
+    }
+
+    /// Places for a topic that comes with a deployment: its partitions beside those of the input
+    /// that they are of.
+    fn beside(&self, topic: &Topic, input: Option<&Topic>) -> Result<ClusterChange, ClusterError> {
+        let Some(input) = input else { return self.places(&[topic]) };
+        let pairs = topic.partitions.iter().copied().zip(input.partitions.iter().copied());
+        let TopicConfig { replicas, min_insync, .. } = topic.config;
+        self.cluster.place_beside(&pairs.collect::<Vec<_>>(), replicas, min_insync)
+    }
+
+    /// The outboxes of what reads this partition.
+    fn outboxes_of(&self, input: PartitionId) -> Vec<PartitionId> {
+        let of = |deployment: &Deployment| {
+            let from = self.image.topic(&deployment.spec.from)?;
+            let at = from.partitions.iter().position(|id| *id == input)?;
+            let outbox = self.image.topic(&deployment.outbox_topic()?)?;
+            outbox.partitions.get(at).copied()
+        };
+        self.image.deployments().filter_map(of).collect()
     }
 
     fn forget(&self, topic: Option<&String>) -> Result<ClusterChange, ClusterError> {

@@ -125,11 +125,44 @@ fn deployments_bring_places() {
     ]);
     for topic in ["__outbox.d", "d.dead-letter"] {
         let known = place(&state, topic, 2);
+        assert_eq!(known.replicas, place(&state, "in", 2).replicas, "{topic}");
         assert_eq!((known.replicas.len(), known.min_insync), (2, 2), "{topic}");
     }
     let placed = state.cluster().partitions().len();
     state.apply(&ask(DeployAsk::Delete { name: "d".into() })).unwrap();
     assert_eq!(state.cluster().partitions().len(), placed - 3);
+}
+
+/// Goal: an outbox is on the nodes of its input, partition by partition, with the same one
+/// preferred; it moves with the input; and where one of those nodes is away it begins with the
+/// others.
+#[test]
+fn outboxes_are_beside_their_input() {
+    let modules = put_module("t@1.0.0", ModuleKind::Transform);
+    let commands = [register(1), register(2), register(3), modules, create("in", 3, 2, 1)];
+    let mut state = of(&commands);
+    // So that an even spread alone would put them elsewhere.
+    state.apply(&create("skew", 1, 1, 1)).unwrap();
+    state.apply(&create("out", 1, 1, 1)).unwrap();
+    let away = place(&state, "in", 1).replicas[0];
+    let incarnation = state.cluster().nodes()[&away].incarnation;
+    state.apply(&Command::Cluster(ClusterAsk::Fence { node: away, incarnation })).unwrap();
+    state.apply(&deploy("d", "in", &["out"])).unwrap();
+    for at in 0..3 {
+        let (input, outbox) = (place(&state, "in", at), place(&state, "__outbox.d", at));
+        assert_eq!(input.replicas, outbox.replicas, "{at}");
+        assert!(!outbox.insync.contains_key(&away), "{at}: {outbox:?}");
+        let leader = outbox.leader.unwrap().node;
+        assert!(leader != away && outbox.insync.contains_key(&leader), "{at}: {outbox:?}");
+    }
+    let id = state.image().topic("in").unwrap().partitions[0];
+    let old = place(&state, "in", 0).replicas;
+    let target: Vec<_> = old.iter().rev().copied().collect();
+    state.apply(&Command::Cluster(ClusterAsk::Reassign { partition: id, target })).unwrap();
+    let (input, outbox) = (place(&state, "in", 0), place(&state, "__outbox.d", 0));
+    let wanted = |place: &Assignment| place.target.clone().unwrap_or(place.replicas.clone());
+    assert_eq!(wanted(&input), wanted(&outbox));
+    assert_ne!(wanted(&input), old);
 }
 
 /// Goal: the groups partition is there from the first node on, spreads over three as they come, and

@@ -180,6 +180,12 @@ pub struct Deployment {
     /// Partitions that go back to the snapshot of this offset as the version takes over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restore: Vec<(PartitionIndex, Offset)>,
+    /// How often it was told to go on: partitions that stopped try again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumes: u32,
+    /// It is being deleted: no more input is read, and what was computed is delivered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
     /// When it was created.
     #[serde(default)]
     pub created_at: TimestampMs,
@@ -306,6 +312,9 @@ pub enum DeployError {
         /// What uses it.
         deployment: String,
     },
+    /// It is being deleted.
+    #[error("deployment `{0}` is being deleted; delete it again if that was cut off")]
+    Ending(String),
     /// The module version is in use.
     #[error(
         "{module} is what deployment `{deployment}` runs or would roll back to: replace or delete \

@@ -39,6 +39,11 @@ pub enum DeployAsk {
         /// Partitions whose state goes back to a snapshot.
         restore: Vec<(PartitionIndex, Offset)>,
     },
+    /// Let a deployment end: its lanes read no more. The first step of deleting it.
+    End {
+        /// Its name.
+        name: String,
+    },
     /// Delete a deployment and its outbox; its outputs and dead letters stay.
     Delete {
         /// Its name.
@@ -96,10 +101,15 @@ impl Image {
         let deployment = match ask {
             DeployAsk::Create { name, spec } => return self.create_deployment(now, name, spec),
             DeployAsk::Pause { name, paused } => {
-                Deployment { paused: *paused, ..self.known_deployment(name)?.clone() }
+                let known = self.going_deployment(name)?.clone();
+                let resumes = known.resumes.wrapping_add(u32::from(!*paused));
+                Deployment { paused: *paused, resumes, ..known }
+            }
+            DeployAsk::End { name } => {
+                Deployment { ending: true, ..self.known_deployment(name)?.clone() }
             }
             DeployAsk::Replace { name, version, restore } => {
-                let mut deployment = self.known_deployment(name)?.clone();
+                let mut deployment = self.going_deployment(name)?.clone();
                 let before = || {
                     let previous = deployment.previous.clone();
                     previous.ok_or_else(|| DeployError::NoPrevious(name.clone()))
@@ -157,6 +167,8 @@ impl Image {
             previous: None,
             takeovers: 0,
             restore: Vec::new(),
+            resumes: 0,
+            ending: false,
             created_at: now,
         };
         let (next_topic, next_partition) = (self.next_topic + 1, self.next_partition);
@@ -202,6 +214,12 @@ impl Image {
 
     fn known_deployment(&self, name: &str) -> Result<&Deployment, DeployError> {
         self.deployment(name).ok_or_else(|| DeployError::Unknown(name.to_owned()))
+    }
+
+    /// One that is not being deleted.
+    fn going_deployment(&self, name: &str) -> Result<&Deployment, DeployError> {
+        let known = self.known_deployment(name)?;
+        if known.ending { Err(DeployError::Ending(name.to_owned())) } else { Ok(known) }
     }
 
     fn runs_as(&self, kind: DeploymentKind, id: &ModuleRef) -> Result<(), DeployError> {

@@ -128,6 +128,10 @@ pub enum LaneCondition {
     Retrying,
     /// A record failed, and the policy is to stop: `resume` tries again.
     Stopped,
+    /// The deployment is being deleted: no more is read.
+    Ended,
+    /// No node leads the partition that it would write to.
+    Waiting,
 }
 
 impl LaneCondition {
@@ -140,6 +144,8 @@ impl LaneCondition {
             LaneCondition::Paused => "paused",
             LaneCondition::Retrying => "retrying",
             LaneCondition::Stopped => "stopped",
+            LaneCondition::Ended => "ended",
+            LaneCondition::Waiting => "waiting",
         }
     }
 }
@@ -147,7 +153,8 @@ impl LaneCondition {
 /// A line that a module logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleLine {
-    /// Rises by one from line to line of a deployment, from 0 at the node's start.
+    /// Rises from line to line of a deployment; by one, from 0 at the node's start, unless the node
+    /// is one of a cluster.
     pub number: u64,
     /// When it was logged.
     pub at: TimestampMs,

@@ -288,6 +288,41 @@ pub enum Request {
     },
     /// The operator confirms that the wall clock is right: age retention may go on.
     ConfirmTime {},
+    /// From another node of the cluster: answer once this node knows what the controllers decided
+    /// up to this version, or after a moment.
+    Informed {
+        /// The version: see [`crate::controller::State::version`].
+        version: u64,
+    },
+    /// From another node of the cluster: get the bytes of a module, from that node or another, and
+    /// answer once they are on this disk.
+    HoldModule {
+        /// SHA-256 of the whole, in hex.
+        sha256: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// From another node of the cluster: some bytes of a module.
+    ModulePart {
+        /// SHA-256 of the whole, in hex.
+        sha256: String,
+        /// Where the part begins.
+        at: u64,
+    },
+    /// From another node of the cluster: whether a version could take over those lanes of a
+    /// deployment that this node leads.
+    CheckDeployment {
+        /// Its name.
+        name: String,
+        /// Which version.
+        version: Version,
+        /// Partitions whose state and position would go back to the snapshot of this offset.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        restore: Vec<(PartitionIndex, Offset)>,
+        /// Whether it is the version before.
+        #[serde(default)]
+        rollback: bool,
+    },
 }
 
 /// A stored position.
@@ -363,6 +398,16 @@ pub enum Response {
     Status(Box<NodeStatus>),
     /// Answer to `Cluster`.
     Cluster(Box<ClusterStatus>),
+    /// To `ModulePart`.
+    ModulePart {
+        /// The part; empty at the end.
+        data: Bytes,
+    },
+    /// To a part of an outbox ([`FrameKind::Deliver`](super::FrameKind::Deliver)).
+    Delivered {
+        /// The destination has all parts of the lane below this offset of its outbox.
+        next: Offset,
+    },
 }
 
 /// One topic.

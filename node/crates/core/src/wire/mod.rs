@@ -72,6 +72,10 @@ pub enum FrameKind {
     Controller = 18,
     /// Its answer.
     ControllerAnswer = 19,
+    /// The only frame on a stream that carries a part of an outbox to the node that leads its
+    /// destination: [`replica::DeliverHeader`], then the batch. Answered by a
+    /// [`message::Response`].
+    Deliver = 20,
 }
 
 impl FrameKind {
@@ -79,9 +83,9 @@ impl FrameKind {
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<FrameKind> {
         use FrameKind::{
-            Controller, ControllerAnswer, Data, Entries, Error, Follow, FollowAnswer, Heartbeat,
-            Hello, HelloReply, Produce, ProduceAck, ProduceOpen, Report, Request, Response,
-            Subscribe, Subscribed,
+            Controller, ControllerAnswer, Data, Deliver, Entries, Error, Follow, FollowAnswer,
+            Heartbeat, Hello, HelloReply, Produce, ProduceAck, ProduceOpen, Report, Request,
+            Response, Subscribe, Subscribed,
         };
         let all = [
             Hello,
@@ -102,6 +106,7 @@ impl FrameKind {
             Report,
             Controller,
             ControllerAnswer,
+            Deliver,
         ];
         all.into_iter().find(|k| *k as u8 == kind)
     }

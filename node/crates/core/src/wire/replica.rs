@@ -4,8 +4,10 @@
 //! the leader's ([`FollowOpen`]). The leader answers; where the logs agree it goes on with entries,
 //! as they lie in its log, and the follower reports what of them is on its disk.
 
+use crate::deploy::DeploymentId;
+use crate::deploy::keys::Lane;
 use crate::entry::{ENTRY_HEADER_BYTES, EntryError, EntryHeader, EntryKind};
-use crate::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
+use crate::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, TopicId};
 use crate::partition::messages::{Follow, Push, Report};
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
@@ -100,6 +102,59 @@ impl ReportBody {
             durable_end: Offset(bytes.try_get_i64_le().ok()?),
         };
         (bytes.is_empty() && report.durable_end.0 >= 0).then_some(ReportBody(report))
+    }
+}
+
+/// What stands before the batch of a [`super::FrameKind::Deliver`] frame: a part of a deployment's
+/// outbox, on its way to the partition that it is for.
+///
+/// | at | size | field |
+/// |---|---|---|
+/// | 0 | 4 | deployment |
+/// | 4 | 4 | input partition (its number in storage) |
+/// | 8 | 8 | offset of the part in the outbox |
+/// | 16 | 4 | destination: topic |
+/// | 20 | 4 | destination: partition within the topic |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliverHeader {
+    /// Whose outbox it is.
+    pub lane: Lane,
+    /// Where the part stands in it.
+    pub offset: Offset,
+    /// The topic it is for.
+    pub topic: TopicId,
+    /// And which partition of it.
+    pub partition: PartitionIndex,
+}
+
+impl DeliverHeader {
+    /// Bytes of the encoded header.
+    pub const BYTES: usize = 24;
+
+    /// The encoded header.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let mut out = &mut bytes[..];
+        out.put_u32_le(self.lane.deployment.0);
+        out.put_u32_le(self.lane.input.0);
+        out.put_i64_le(self.offset.0);
+        out.put_u32_le(self.topic.0);
+        out.put_u32_le(self.partition.0);
+        bytes
+    }
+
+    /// Reads the header at the front of `bytes`; `None` if they are too few or it cannot be right.
+    #[must_use]
+    pub fn decode(mut bytes: &[u8]) -> Option<DeliverHeader> {
+        let deployment = DeploymentId(bytes.try_get_u32_le().ok()?);
+        let input = PartitionId(bytes.try_get_u32_le().ok()?);
+        let offset = Offset(bytes.try_get_i64_le().ok()?);
+        let topic = TopicId(bytes.try_get_u32_le().ok()?);
+        let partition = PartitionIndex(bytes.try_get_u32_le().ok()?);
+        let sound = (0..i64::MAX).contains(&offset.0);
+        let lane = Lane { deployment, input };
+        sound.then_some(DeliverHeader { lane, offset, topic, partition })
     }
 }
 
