@@ -3,6 +3,7 @@
 pub mod guests;
 pub mod history;
 pub mod node_process;
+pub mod proxy;
 pub mod site;
 pub mod wall_clock;
 pub mod web_server;

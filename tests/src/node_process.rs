@@ -302,6 +302,12 @@ impl NodeProcess {
         Ok(kill_process(pid.context("no process")?, signal)?)
     }
 
+    /// Its process's number.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it at once, as a crash of the process would, and waits until it is gone.
     ///
     /// # Errors

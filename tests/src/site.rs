@@ -1,6 +1,7 @@
 //! A cluster of real nodes, each in a process of its own.
 
 use crate::node_process::{NodeProcess, weir};
+use crate::proxy::Network;
 use anyhow::{Context, Result, ensure};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -35,8 +36,38 @@ impl Site {
     /// As [`Site::start`].
     pub async fn start_with(dir: &Path, nodes: usize, witness: bool) -> Result<Site> {
         let addresses = free_addresses(nodes)?;
+        Site::start_at(dir, &addresses, &addresses, witness).await
+    }
+
+    /// Starts nodes with bad links between them: what one sends to another goes through a proxy.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub async fn start_behind(dir: &Path, nodes: usize, seed: u64) -> Result<(Site, Network)> {
+        let addresses = free_addresses(nodes)?;
+        let network = Network::start(&addresses, seed).await?;
+        let fronts: Vec<SocketAddr> = (0..nodes).map(|node| network.front(node)).collect();
+        let site = Site::start_at(dir, &addresses, &fronts, false).await?;
+        network.owned_by(site.processes());
+        Ok((site, network))
+    }
+
+    /// The processes of the nodes.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        self.nodes.iter().map(NodeProcess::process).collect()
+    }
+
+    /// Starts nodes that serve on `addresses` and that others reach at `fronts`.
+    async fn start_at(
+        dir: &Path,
+        addresses: &[SocketAddr],
+        fronts: &[SocketAddr],
+        witness: bool,
+    ) -> Result<Site> {
+        let nodes = addresses.len();
         let members: Vec<String> = (1..=nodes)
-            .map(|number| format!("{number}=edge-{number}@{}", addresses[number - 1]))
+            .map(|number| format!("{number}=edge-{number}@{}", fronts[number - 1]))
             .collect();
         let members = members.join(",");
         let mut site = Site { nodes: Vec::new() };

@@ -207,3 +207,59 @@ async fn input_and_output_far_apart() -> Result<()> {
     assert!(sums.iter().any(|line| line.contains(&total)), "{total}: {sums:?}");
     Ok(())
 }
+
+/// Goal: a replica that begins behind what its leader keeps gets what it needs to lead: the state
+/// and position of a lane are in entries that are long gone. Method: an outbox is written until it
+/// was trimmed; then the partition and its outbox move to a node that had neither, and the node that
+/// had them dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_trimmed_log() -> Result<()> {
+    const RECORDS: u64 = 40_000;
+    let dir = tempfile::tempdir()?;
+    let mut site = Site::start(dir.path(), 3).await?;
+    let node = &site.nodes[0];
+    push(node, "running_total", "total@1.0.0");
+    for topic in ["in", "out"] {
+        node.weir(&["topic", "create", topic, "--replicas=2", "--min-insync=1"]).expect(0);
+    }
+    for (topic, to) in [("in", "1,2"), ("out", "2,3")] {
+        node.weir(&["topic", "reassign", topic, "--to", to]).expect(0);
+    }
+    // A dead-letter policy needs an outbox.
+    let create = ["transform", "create", "sum", "--module=total@1.0.0", "--from=in", "--to=out"];
+    let more = ["--param=field=v", "--on-error=dead-letter"];
+    node.weir(&[&create[..], &more].concat()).expect(0);
+    let padding = "x".repeat(200);
+    let lines: Vec<String> =
+        (0..RECORDS).map(|n| format!("k{}|{{\"v\":1,\"p\":\"{padding}\"}}", n % 10)).collect();
+    produce(node, dir.path(), "in", &lines)?;
+    let read = |lanes: &[Value]| lanes.len() == 1 && lanes[0]["position"] == RECORDS;
+    until(&site, "sum", read).await?;
+    let delivered = |lanes: &[Value]| lanes.iter().all(|lane| lane["undelivered"].is_null());
+    until(&site, "sum", delivered).await?;
+
+    let node = &site.nodes[0];
+    node.weir(&["topic", "reassign", "in", "--to", "3,2"]).expect(0);
+    let of_input = |status: &weir_core::wire::cluster::ClusterStatus| {
+        let row = status.partitions.iter().find(|row| row.topic == "in");
+        row.is_some_and(|row| row.target.is_empty() && row.leader.is_some_and(|l| l.0 == 3))
+    };
+    site.wait(0, of_input).await?;
+    // The outbox goes with it: its lane then works on node 3, which read none of the input.
+    let moved = |lanes: &[Value]| lanes.len() == 1 && lanes[0]["records_in"] == 0 && read(lanes);
+    until(&site, "sum", moved).await?;
+    ensure!(site.nodes[2].log().contains("the log begins anew"), "{}", site.nodes[2].log());
+    site.nodes[0].kill()?;
+    site.nodes[1].kill()?;
+    site.nodes[1].start_again()?;
+    site.nodes[0].start_again()?;
+    produce(&site.nodes[2], dir.path(), "in", &lines[..10])?;
+    let all = |lanes: &[Value]| lanes.len() == 1 && lanes[0]["position"] == RECORDS + 10;
+    until(&site, "sum", all).await?;
+    until(&site, "sum", delivered).await?;
+    let sums = values(&site.nodes[1], "out", &[]);
+    ensure!(sums.len() as u64 == RECORDS + 10, "{} records", sums.len());
+    let last = format!("\"count\":{},", RECORDS / 10 + 1);
+    ensure!(sums.iter().filter(|line| line.contains(&last)).count() == 10, "{last} is not there");
+    Ok(())
+}

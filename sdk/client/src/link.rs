@@ -180,7 +180,8 @@ impl Link {
     }
 }
 
-/// Tries all addresses, each a moment after the one before it, and takes the first that answers.
+/// Tries all addresses, each a moment after the one before it, and takes the first that answers and
+/// reaches its cluster.
 async fn connect(network: &Network, profile: ClientProfile) -> Result<Live, ConnectError> {
     let addresses = resolve(&network.config).await?;
     let mut attempts: FuturesUnordered<_> = addresses
@@ -192,9 +193,20 @@ async fn connect(network: &Network, profile: ClientProfile) -> Result<Live, Conn
         })
         .collect();
     let mut worst: Option<ConnectError> = None;
+    // A node that does not reach its cluster is better than none.
+    let mut cut_off: Option<Live> = None;
     while let Some(result) = attempts.next().await {
         match result {
-            Ok(live) => return Ok(live),
+            Ok(live) if live.hello.cut_off => match &cut_off {
+                None => cut_off = Some(live),
+                Some(_) => live.connection.close(CloseReason::Normal, ""),
+            },
+            Ok(live) => {
+                if let Some(other) = cut_off {
+                    other.connection.close(CloseReason::Normal, "");
+                }
+                return Ok(live);
+            }
             // What a person must change says more than what may pass.
             Err(error) => match &worst {
                 Some(known) if !known.retryable() || error.retryable() => {}
@@ -202,7 +214,7 @@ async fn connect(network: &Network, profile: ClientProfile) -> Result<Live, Conn
             },
         }
     }
-    Err(worst.unwrap_or(ConnectError::Closed))
+    cut_off.ok_or_else(|| worst.unwrap_or(ConnectError::Closed))
 }
 
 async fn resolve(config: &ClientConfig) -> Result<Vec<SocketAddr>, ConnectError> {

@@ -132,10 +132,7 @@ impl Shared {
         self.log.start(driver.clone());
         let _ = self.driver.set(driver);
         self.registry.settle_log(views);
-        if self.site.is_none() {
-            // In a cluster a replica that starts behind the trimmed log would miss their effect.
-            self.groups.settle_log();
-        }
+        self.groups.settle_log(self.site.is_none());
         self.deployments.start(self);
     }
 

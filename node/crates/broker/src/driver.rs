@@ -128,13 +128,31 @@ impl LogEvents for Driver {
     }
 
     fn view(&self, partition: PartitionId, view: &PartitionView) {
-        if partition == GROUPS_PARTITION {
+        let Some(partition) = self.partition(partition) else { return };
+        partition.answer_view(view);
+        // Or else it was asked for a follower, and this node leads already.
+        if !partition.awaits_view() {
+            return;
+        }
+        // Replies of an earlier leadership change nothing after it.
+        partition.flush_replies();
+        if partition.id == GROUPS_PARTITION {
             self.groups.handle_view(view);
-        } else if let Some(partition) = self.registry.partition_by_id(partition) {
-            // What lanes left there. Replies of an earlier leadership change nothing after it.
-            partition.flush_replies();
+        } else {
+            // What lanes left there.
             self.lanes.load(partition.id, view);
             partition.handle_view(view);
+        }
+    }
+
+    fn view_at(
+        &self,
+        partition: PartitionId,
+        end: Offset,
+        view: Result<&PartitionView, &CutError>,
+    ) {
+        if let Some(partition) = self.partition(partition) {
+            partition.answer_view_at(end, view);
         }
     }
 

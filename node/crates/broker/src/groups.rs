@@ -58,10 +58,11 @@ impl Groups {
         groups
     }
 
-    /// Tells the log how long entries are kept. To be called once the log is started.
-    pub fn settle_log(&self) {
-        let retention = Retention { age_ms: Some(ENTRY_AGE_MS), ..Retention::default() };
-        self.log.set_retention(GROUPS_PARTITION, retention);
+    /// Tells the log how long entries are kept: a leader's, since others follow it. To be called
+    /// once the log is started.
+    pub fn settle_log(&self, leads: bool) {
+        let age_ms = leads.then_some(ENTRY_AGE_MS);
+        self.log.set_retention(GROUPS_PARTITION, Retention { age_ms, ..Retention::default() });
     }
 
     /// The internal partition.

@@ -5,6 +5,7 @@
 
 mod following;
 mod roles;
+mod snapshot;
 
 use crate::ack::Parked;
 use crate::gate::Gate;
@@ -64,6 +65,8 @@ pub struct Partition {
     outbox: Mutex<Vec<Released>>,
     /// Held by whoever empties the outbox.
     delivering: Mutex<()>,
+    /// Who waits for what the log says.
+    views: Mutex<Vec<snapshot::Waiting>>,
 }
 
 #[derive(Debug)]
@@ -72,7 +75,7 @@ struct Inner {
     settings: Settings,
     deleted: bool,
     /// The cut that the log has yet to be told of.
-    cut: Option<Step>,
+    cut: Option<(Step, Option<PartitionView>)>,
     /// The log could not be cut as a leader asked.
     cut_failed: bool,
 }
@@ -201,6 +204,7 @@ impl Partition {
             turns: watch::Sender::new(0),
             outbox: Mutex::default(),
             delivering: Mutex::default(),
+            views: Mutex::default(),
         }
     }
 

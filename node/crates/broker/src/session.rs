@@ -128,7 +128,15 @@ impl Session {
             Ok(Ok(client)) => tracing::debug!(peer, client, "connected"),
         }
         loop {
-            match self.connection.accept_stream().await {
+            let stream = tokio::select! {
+                stream = self.connection.accept_stream() => stream,
+                () = self.cut_off() => {
+                    let why = "the node does not reach its cluster: another one may";
+                    self.connection.close(CloseReason::Normal, why);
+                    return;
+                }
+            };
+            match stream {
                 Ok((writer, reader)) => {
                     let session = self.clone();
                     self.shared.tasks.spawn(async move { session.stream(writer, reader).await });
@@ -138,6 +146,15 @@ impl Session {
                     return;
                 }
             }
+        }
+    }
+
+    /// Until this node comes to be cut off from its cluster, if a client is at the other end: it may
+    /// reach another node, and comes back if not.
+    async fn cut_off(&self) {
+        match &self.shared.site {
+            Some(site) if self.node.is_none() => site.comes_to_be_cut_off().await,
+            _ => std::future::pending().await,
         }
     }
 
@@ -172,6 +189,8 @@ impl Session {
             software: self.shared.software.clone(),
             principal: self.principal().map(str::to_owned),
             node_time: self.shared.now(),
+            cut_off: self.node.is_none()
+                && self.shared.site.as_ref().is_some_and(|site| site.is_cut_off()),
             batch_bytes_max: limits::BATCH_BYTES_MAX as u32,
         };
         let body = encode(&reply)?;

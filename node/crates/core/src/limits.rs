@@ -231,6 +231,14 @@ pub const PRODUCER_IDS_MAX: u32 = 100_000;
 pub const FOLLOW_HEARTBEAT: Duration = Duration::from_millis(500);
 /// A follower that heard nothing from its leader for this long asks again.
 pub const FOLLOW_SILENCE: Duration = Duration::from_secs(2);
+/// A node that knows of no leading controller for this long sends its clients to other nodes.
+pub const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
+/// How long a follower waits for each part of a snapshot.
+pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
+/// An encoded view of a partition, at most: keyed state, producers and epochs, generously.
+pub const VIEW_BYTES_MAX: usize = STATE_BYTES_MAX + 48 * MIB;
+/// Snapshots that a node takes at a time.
+pub const SNAPSHOTS_AT_ONCE: usize = 2;
 /// Replicas' streams that one connection between nodes is made for; more share its window.
 pub const FOLLOW_STREAMS: usize = 64;
 /// How long an answer of another node's controller is waited for.

@@ -57,6 +57,8 @@ impl LogEvents for Durable {
     fn recovered(&self, _: u16, _: &HashMap<PartitionId, PartitionView>) {}
     fn log_start(&self, _: PartitionId, _: Offset) {}
     fn view(&self, _: PartitionId, _: &PartitionView) {}
+    fn view_at(&self, _: PartitionId, _: Offset, _: Result<&PartitionView, &weir_log::CutError>) {}
+
     fn cut(&self, _: PartitionId, _: &PartitionView) {}
     fn cut_failed(&self, _: PartitionId, _: &CutError) {}
 }

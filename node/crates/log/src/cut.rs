@@ -106,7 +106,17 @@ impl Log {
     /// # Errors
     /// [`AppendError`]; there will be no answer.
     pub fn ask_view(&self, partition: PartitionId) -> Result<(), AppendError> {
-        self.shard_of(partition).queue.push_view(partition)
+        self.shard_of(partition).queue.push_view(partition, None)
+    }
+
+    /// Asks for what the log said of a partition when it ended at `end`, where an entry ends:
+    /// answered by [`crate::LogEvents::view_at`]. Unless the log ends there this replays the
+    /// partition's part of one file, and the shard's appends wait meanwhile. Never blocks.
+    ///
+    /// # Errors
+    /// [`AppendError`]; there will be no answer.
+    pub fn ask_view_at(&self, partition: PartitionId, end: Offset) -> Result<(), AppendError> {
+        self.shard_of(partition).queue.push_view(partition, Some(end))
     }
 
     /// Cuts a partition's log so that it ends at `end`, where an entry ends. Answered by
@@ -163,12 +173,24 @@ impl From<CutError> for Obstacle {
 }
 
 impl Writer {
-    /// Answers [`Log::ask_view`].
-    pub(crate) fn tell_view(&mut self, partition: PartitionId) -> Result<(), DbError> {
+    /// Answers [`Log::ask_view`] and [`Log::ask_view_at`].
+    pub(crate) fn tell_view(
+        &mut self,
+        partition: PartitionId,
+        at: Option<Offset>,
+    ) -> Result<(), DbError> {
         self.settle()?;
-        match self.views.get(&partition) {
-            Some(view) => self.events.view(partition, view),
-            None => self.events.view(partition, &PartitionView::default()),
+        let empty = PartitionView::default();
+        let now = self.views.get(&partition).unwrap_or(&empty);
+        let Some(end) = at else {
+            self.events.view(partition, now);
+            return Ok(());
+        };
+        match self.view_at(partition, end) {
+            Ok(Some(view)) => self.events.view_at(partition, end, Ok(&view)),
+            Ok(None) => self.events.view_at(partition, end, Ok(now)),
+            Err(Obstacle::Active(error)) => return Err(error),
+            Err(Obstacle::Cut(error)) => self.events.view_at(partition, end, Err(&error)),
         }
         Ok(())
     }

@@ -33,6 +33,10 @@ pub trait LogEvents: Send + Sync {
     /// handed in before was reported.
     fn view(&self, partition: PartitionId, view: &PartitionView);
 
+    /// What was asked for with [`crate::Log::ask_view_at`]: what the log said of the partition when
+    /// it ended at `end`, or why that cannot be told.
+    fn view_at(&self, partition: PartitionId, end: Offset, view: Result<&PartitionView, &CutError>);
+
     /// What was asked for with [`crate::Log::truncate`] or [`crate::Log::reset`] is done, durably;
     /// `view` is what the log holds now. What was handed in before was reported before, and is gone
     /// as far as it lay beyond the cut.

@@ -86,7 +86,7 @@ impl LogEnd {
 pub(crate) enum Work {
     Append(AppendRequest),
     Cut(Cut),
-    View(PartitionId),
+    View(PartitionId, Option<Offset>),
 }
 
 impl Work {
@@ -95,14 +95,14 @@ impl Work {
         match self {
             Work::Append(request) => request.entry_len(),
             Work::Cut(cut) => cut.bytes(),
-            Work::View(_) => 0,
+            Work::View(..) => 0,
         }
     }
 
     fn linger(&self) -> Duration {
         match self {
             Work::Append(request) => request.linger,
-            Work::Cut(_) | Work::View(_) => Duration::ZERO,
+            Work::Cut(_) | Work::View(..) => Duration::ZERO,
         }
     }
 
@@ -129,8 +129,8 @@ pub(crate) enum Turn {
     Commit(Vec<AppendRequest>),
     /// Cut a log.
     Cut(Cut),
-    /// Tell what a log holds.
-    View(PartitionId),
+    /// Tell what a log holds, or held when it ended there.
+    View(PartitionId, Option<Offset>),
     /// The active file failed a reader.
     Fail(String),
     /// Nothing waits and nothing more will come.
@@ -172,9 +172,13 @@ impl Queue {
         self.take_in(Work::Cut(cut))
     }
 
-    /// Takes a question in.
-    pub(crate) fn push_view(&self, partition: PartitionId) -> Result<(), AppendError> {
-        self.take_in(Work::View(partition))
+    /// Takes a question in: about the log as it is, or as it was when it ended at `at`.
+    pub(crate) fn push_view(
+        &self,
+        partition: PartitionId,
+        at: Option<Offset>,
+    ) -> Result<(), AppendError> {
+        self.take_in(Work::View(partition, at))
     }
 
     fn take_in(&self, work: Work) -> Result<(), AppendError> {
@@ -199,7 +203,7 @@ impl Queue {
         match &work {
             Work::Append(request) => state.check_and_move_end(request)?,
             Work::Cut(cut) => state.check_and_cut(cut)?,
-            Work::View(_) => {}
+            Work::View(..) => {}
         }
         let due = Instant::now() + work.linger();
         let earlier = state.due.is_none_or(|first| due < first);
@@ -480,7 +484,9 @@ impl State {
                     taken.push(request);
                 }
                 Work::Cut(cut) if taken.is_empty() => other = Some(Turn::Cut(cut)),
-                Work::View(partition) if taken.is_empty() => other = Some(Turn::View(partition)),
+                Work::View(partition, at) if taken.is_empty() => {
+                    other = Some(Turn::View(partition, at));
+                }
                 left => {
                     self.waiting.push_front(left);
                     break;
@@ -575,7 +581,7 @@ mod tests {
                     requests.iter().map(base).collect::<Vec<_>>().join(" ")
                 }
                 Turn::Cut(cut) => format!("cut {}", cut.end()),
-                Turn::View(partition) => format!("view {}", partition.0),
+                Turn::View(partition, _) => format!("view {}", partition.0),
                 other => format!("{other:?}"),
             });
         }
@@ -590,7 +596,7 @@ mod tests {
         for (base, epoch) in [(0, 1), (1, 1), (2, 3)] {
             queue.push(entry(P, base, epoch)).unwrap();
         }
-        queue.push_view(P).unwrap();
+        queue.push_view(P, None).unwrap();
         assert_eq!(queue.push_cut(cut(4)), Err(AppendError::Malformed));
         queue.push_cut(cut(2)).unwrap();
         let late = queue.push(entry(P, 3, 3)).unwrap_err();
@@ -625,7 +631,7 @@ mod tests {
             assert!(matches!(queue.next_turn(), Turn::Cut(_)));
             queue.push(entry(P, 2, 7)).unwrap();
             queue.push(entry(PartitionId(2), 0, 1)).unwrap();
-            queue.push_view(P).unwrap();
+            queue.push_view(P, None).unwrap();
             queue.push(entry(P, 3, 7)).unwrap();
             if next_cut {
                 queue.push_cut(cut(1)).unwrap();

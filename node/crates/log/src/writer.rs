@@ -87,7 +87,9 @@ impl Writer {
                 Turn::Fail(reason) => self.fail(&reason),
                 Turn::Commit(requests) => self.or_fail(|writer| writer.commit(requests)),
                 Turn::Cut(cut) => self.or_fail(|writer| writer.cut(cut)),
-                Turn::View(partition) => self.or_fail(|writer| writer.tell_view(partition)),
+                Turn::View(partition, at) => {
+                    self.or_fail(|writer| writer.tell_view(partition, at));
+                }
             }
         }
         self.close();

@@ -187,6 +187,48 @@ fn a_cut_log_is_what_it_was() {
     }
 }
 
+/// Goal: what a log said at an earlier end is told without cutting it, and a log that begins anew
+/// with that says the same at its end as this one, wherever before that it began.
+#[test]
+fn a_snapshot_in_a_log_that_begins_before_it() {
+    let (mine, theirs) = (SimDisk::new(1), SimDisk::new(2));
+    let (log, other) = (open(&mine, false), open(&theirs, false));
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut held: Vec<Entry> = Vec::new();
+    for n in 0..150 {
+        held.push(varied(1, end_of(&held), n, 1 + n as i32 / 60));
+        log.append(&held[n]);
+    }
+    let whole = view_of(&held, Offset(0));
+    for round in 0..12 {
+        let at = rng.usize(1..=held.len());
+        let answer = log.view_at(1, end_of(&held[..at]));
+        let Answer::View(snapshot) = answer else { panic!("{answer:?}") };
+        assert_eq!(without_past(&snapshot), view_of(&held[..at], Offset(0)), "round {round}");
+        let begin = rng.usize(0..=at);
+        let start = end_of(&held[..begin]);
+        let before = view_of(&held[..begin], Offset(0));
+        let PartitionView { state, producers, .. } = snapshot.clone();
+        let base = PartitionView { log_start: start, state, producers, ..before };
+        assert!(matches!(other.reset(1, base), Answer::Cut(_)));
+        for entry in &held[begin..] {
+            other.append(entry);
+            if entry.end() == snapshot.log_end {
+                let there = other.view(1);
+                assert_eq!(
+                    (there.state, there.producers),
+                    (snapshot.state.clone(), snapshot.producers.clone())
+                );
+            }
+        }
+        let there = other.view(1);
+        assert_eq!((&there.state, &there.producers), (&whole.state, &whole.producers));
+    }
+    let within = Offset(end_of(&held).0 + 1);
+    assert!(matches!(log.view_at(1, within), Answer::Failed(CutError::BeyondEnd { .. })));
+    assert_eq!(log.view(1), whole, "nothing was cut");
+}
+
 fn end_of(held: &[Entry]) -> Offset {
     held.last().map_or(Offset(0), Entry::end)
 }

@@ -226,6 +226,8 @@ impl LogEvents for Durable {
 
     fn view(&self, _partition: PartitionId, _view: &PartitionView) {}
 
+    fn view_at(&self, _: PartitionId, _: Offset, _: Result<&PartitionView, &CutError>) {}
+
     fn cut(&self, _partition: PartitionId, _view: &PartitionView) {}
 
     fn cut_failed(&self, _partition: PartitionId, _error: &CutError) {}

@@ -276,6 +276,7 @@ async fn serve_stream(
                 return writer.finish().await;
             }
             let reply = HelloReply {
+                cut_off: false,
                 version: 1,
                 node: "fake".into(),
                 cluster: cluster.unwrap_or_else(|| "c1".into()),

@@ -53,6 +53,7 @@ pub fn hello() -> Hello {
 /// Its answer.
 pub fn hello_reply() -> HelloReply {
     HelloReply {
+        cut_off: false,
         version: 1,
         node: "edge-1".into(),
         cluster: "5d0c6c1e".into(),

@@ -2,14 +2,15 @@
 
 use crate::cluster::peers::{PeerError, Peers, Purpose};
 use crate::partition::{Followed, Partition, Taken};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use weir_core::entry::decode_state;
 use weir_core::limits;
 use weir_core::partition::follower::Standing;
-use weir_core::partition::messages::{FollowAnswer, Push};
+use weir_core::partition::messages::{FollowAnswer, Push, Verdict};
+use weir_core::partition::view::PartitionView;
 use weir_core::record::RecordBatch;
 use weir_core::wire::replica::{FollowOpen, PushHeader, ReportBody, split_entry};
 use weir_core::wire::{FrameKind, WireError};
@@ -109,7 +110,11 @@ async fn one(
     }
     let answer: FollowAnswer =
         control::decode(&frame.1).map_err(|e| Lost::Malformed(e.to_string()))?;
-    partition.handle_answer(&answer);
+    let base = match answer.verdict {
+        Verdict::Reset { .. } => Some(snapshot(peers, &mut reader).await?),
+        _ => None,
+    };
+    partition.handle_answer(&answer, base);
     if partition.standing() != Some(Standing::Following) {
         return Ok(());
     }
@@ -139,6 +144,31 @@ async fn next(reader: &mut FrameReader) -> Result<Option<(u8, Bytes)>, Lost> {
         });
     }
     Ok(Some((kind, body)))
+}
+
+/// What the log begins anew with.
+async fn snapshot(peers: &Peers, reader: &mut FrameReader) -> Result<PartitionView, Lost> {
+    let malformed = |what: &str| Lost::Malformed(what.to_owned());
+    let mut encoded = BytesMut::new();
+    // Before the first part is taken: few at a time are in memory.
+    let _turn = peers.snapshot_turn().await;
+    loop {
+        let frame = timeout(limits::SNAPSHOT_TIMEOUT, reader.next(limits::FRAME_BYTES_MAX)).await;
+        let frame = frame.map_err(|_| Lost::Silent)?;
+        let Some(frame) = frame.map_err(|error| Lost::Stream(error.to_string()))? else { break };
+        if frame.kind == FrameKind::Error as u8 {
+            let told = control::decode::<WireError>(&frame.body);
+            return Err(told.map_or_else(|error| Lost::Malformed(error.to_string()), Lost::Refused));
+        }
+        if frame.kind != FrameKind::Snapshot as u8 {
+            return Err(malformed("another frame within a snapshot"));
+        }
+        if encoded.len() + frame.body.len() > limits::VIEW_BYTES_MAX {
+            return Err(malformed("a snapshot larger than any can be"));
+        }
+        encoded.extend_from_slice(&frame.body);
+    }
+    PartitionView::decode(&encoded).ok_or_else(|| malformed("a snapshot that cannot be read"))
 }
 
 /// Takes entries as they come.

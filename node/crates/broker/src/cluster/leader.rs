@@ -37,6 +37,11 @@ pub async fn serve(
         return;
     }
     if answer.verdict != Verdict::Agreed {
+        if let Verdict::Reset { .. } = answer.verdict
+            && let Err(error) = pusher.send_snapshot(&mut writer).await
+        {
+            return refuse(&mut writer, &error).await;
+        }
         // Fails only if the follower is gone.
         let _ = writer.finish().await;
         return;
@@ -169,6 +174,25 @@ impl Pusher {
                 }
             }
         }
+    }
+
+    /// What the follower begins anew with.
+    async fn send_snapshot(&self, writer: &mut FrameWriter) -> Result<(), WireError> {
+        let view = self.partition.snapshot().await?;
+        if !self.partition.leads_in(self.epoch) {
+            return Err(WireError::new(ErrorCode::NotLeader, "the leadership has ended"));
+        }
+        let mut encoded = view.encode().freeze();
+        let (partition, node, bytes) = (self.partition.id, self.node, encoded.len());
+        tracing::info!(%partition, %node, bytes, end = %view.log_end, "sending a snapshot");
+        while !encoded.is_empty() {
+            let part = encoded.split_to(encoded.len().min(limits::FETCH_CHUNK_BYTES));
+            if writer.write(FrameKind::Snapshot as u8, 0, &[part]).await.is_err() {
+                // The follower is gone.
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn read(&self) -> Result<EntryChunk, WireError> {

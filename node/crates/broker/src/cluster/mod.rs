@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use weir_controller::{CallError, Controller, SubmitError, Transport};
 use weir_core::cluster::ClusterAsk;
 use weir_core::controller::{Command, Done, Refused, State};
@@ -89,6 +89,8 @@ pub struct ClusterNode {
     producers: tokio::sync::Mutex<(i64, i64)>,
     /// Partitions that have a follower task.
     followed: Mutex<HashSet<PartitionId>>,
+    /// Whether a majority of the controllers is out of reach.
+    cut_off: watch::Sender<bool>,
 }
 
 /// Carries controllers' questions over the connections between nodes.
@@ -131,6 +133,7 @@ impl ClusterNode {
             controller: OnceCell::new(),
             producers: tokio::sync::Mutex::default(),
             followed: Mutex::default(),
+            cut_off: watch::Sender::new(false),
         }
     }
 
@@ -156,6 +159,27 @@ impl ClusterNode {
     #[must_use]
     pub fn leading_controller(&self) -> Option<NodeId> {
         self.controller.get()?.leader()
+    }
+
+    /// Whether this node has known of no leading controller for
+    /// [`limits::CUT_OFF_AFTER`].
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        *self.cut_off.borrow()
+    }
+
+    /// Waits until the node is cut off when it was not.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn comes_to_be_cut_off(&self) {
+        let mut cut_off = self.cut_off.subscribe();
+        // The sender lives as long as this.
+        while cut_off.changed().await.is_ok() {
+            if *cut_off.borrow_and_update() {
+                return;
+            }
+        }
     }
 
     /// A question from another node's controller.
@@ -318,6 +342,7 @@ async fn run(
 ) {
     // Beside this task: while no controller answers, what others decided is still to be adopted.
     let mut asking: Option<JoinHandle<()>> = None;
+    let mut led_at = Instant::now();
     let mut look = interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut nodes: BTreeMap<NodeId, (Incarnation, bool)> = BTreeMap::new();
@@ -328,6 +353,18 @@ async fn run(
             changed = life.changed() => if changed.is_err() { return },
             _ = look.tick() => {
                 shared.deployments.tend(&shared);
+                if cluster.leading_controller().is_some() {
+                    led_at = Instant::now();
+                }
+                let cut_off = led_at.elapsed() >= limits::CUT_OFF_AFTER;
+                cluster.cut_off.send_if_modified(|known| {
+                    let changed = *known != cut_off;
+                    if changed {
+                        tracing::warn!(cut_off, "whether a majority of the cluster is in reach");
+                    }
+                    *known = cut_off;
+                    changed
+                });
                 if asking.as_ref().is_none_or(JoinHandle::is_finished) {
                     asking = Some(shared.tasks.spawn(ask(cluster.clone(), shared.clone())));
                 }
@@ -369,6 +406,8 @@ fn adopt(cluster: &Arc<ClusterNode>, shared: &Arc<Shared>, known: &State, life: 
         }
     }
     shared.registry.settle_retention(cluster.me());
+    let leader = shared.groups.partition().leader();
+    shared.groups.settle_log(leader.is_some_and(|leader| leader.node == cluster.me()));
 }
 
 /// Asks the controllers for what partitions need by now.

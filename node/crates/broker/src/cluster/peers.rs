@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use weir_core::ids::NodeId;
 use weir_core::limits;
@@ -69,6 +69,7 @@ pub struct Peers {
     cluster: String,
     endpoint: OnceLock<ClientEndpoint>,
     others: BTreeMap<NodeId, Other>,
+    snapshots: Semaphore,
 }
 
 struct Other {
@@ -100,7 +101,8 @@ impl Peers {
             (id, Other { member: member.clone(), control, follow })
         });
         let endpoint = OnceLock::new();
-        Peers { me, name, cluster, endpoint, others: others.collect() }
+        let snapshots = Semaphore::new(limits::SNAPSHOTS_AT_ONCE);
+        Peers { me, name, cluster, endpoint, others: others.collect(), snapshots }
     }
 
     /// Connections are made from here. To be called once.
@@ -126,6 +128,14 @@ impl Peers {
                 live.close(CloseReason::Normal, "the node was fenced or started again");
             }
         }
+    }
+
+    /// Waits until a snapshot may be taken; held while it is. `None` never comes: turns do not end.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn snapshot_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.snapshots.acquire().await.ok()
     }
 
     /// Ends all connections.

@@ -3,11 +3,13 @@
 use super::{Partition, log_error};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use weir_core::Offset;
 use weir_core::ids::LeaderEpoch;
 use weir_core::partition::assignment::Lead;
 use weir_core::partition::follower::{Accept, Standing, Step};
 use weir_core::partition::messages::{Follow, FollowAnswer, Push};
 use weir_core::partition::replica::{Effect, Role};
+use weir_core::partition::view::PartitionView;
 use weir_core::wire::WireError;
 use weir_log::{AppendRequest, CutError, LoggedEntry};
 
@@ -61,9 +63,10 @@ impl Partition {
             return;
         }
         inner.cut_failed = false;
-        let [start, ..] = inner.replica.ends();
-        // Under the lock: what is appended later follows.
-        let begun = self.log.reset(self.id, start, Vec::new(), BTreeMap::new(), Default::default());
+        // Under the lock: what is appended later follows. From the very beginning: what comes before
+        // a later one would be in no view of this log.
+        let (state, producers) = (BTreeMap::new(), Default::default());
+        let begun = self.log.reset(self.id, Offset::ZERO, Vec::new(), state, producers);
         if let Err(error) = begun {
             inner.cut_failed = true;
             tracing::warn!(partition = %self.id, %error, "the copy could not begin anew yet");
@@ -96,8 +99,9 @@ impl Partition {
         self.inner().replica.follower()?.poll_follow(now, retry)
     }
 
-    /// The leader's answer. What it asks of the log is begun here.
-    pub fn handle_answer(&self, answer: &FollowAnswer) {
+    /// The leader's answer. What it asks of the log is begun here; one that begins anew does so with
+    /// `base`.
+    pub fn handle_answer(&self, answer: &FollowAnswer, base: Option<PartitionView>) {
         let now = self.began.elapsed();
         let mut inner = self.inner();
         let Some(follower) = inner.replica.follower() else { return };
@@ -117,7 +121,7 @@ impl Partition {
                 return;
             }
         }
-        inner.cut = Some(step);
+        inner.cut = Some((step, base));
         drop(inner);
         self.begin_cut();
     }
@@ -131,19 +135,19 @@ impl Partition {
             _ => false,
         };
         // Another role has another question.
-        let Some(step) = inner.cut.take().filter(|_| waits) else { return };
+        let Some((step, base)) = inner.cut.take().filter(|_| waits) else { return };
         let id = self.id;
         // Under the lock: appends that are decided later follow the cut.
         let begun = match &step {
             Step::Truncate { end } => self.log.truncate(id, *end),
             Step::Reset { start, epochs } => {
-                let (epochs, state) = (epochs.clone(), BTreeMap::new());
-                self.log.reset(id, *start, epochs, state, Default::default())
+                let PartitionView { state, producers, .. } = base.clone().unwrap_or_default();
+                self.log.reset(id, *start, epochs.clone(), state, producers)
             }
             Step::Nothing | Step::Halt(_) => Ok(()),
         };
         if let Err(error) = begun {
-            inner.cut = Some(step);
+            inner.cut = Some((step, base));
             drop(inner);
             tracing::warn!(partition = %id, %error, "the log is not cut yet");
         }

@@ -165,6 +165,12 @@ impl Partition {
         inner.replica.assignment().is_some_and(|known| known.insync.contains_key(&me))
     }
 
+    /// Whether this node is to lead, and waits for what the log says.
+    #[must_use]
+    pub fn awaits_view(&self) -> bool {
+        matches!(self.inner().replica.role(), Role::Waiting(_))
+    }
+
     /// Whether this node neither leads nor is about to: no view was asked for.
     #[must_use]
     pub fn is_bystander(&self) -> bool {
@@ -222,6 +228,12 @@ impl Partition {
         let mut inner = self.inner();
         let leader = inner.replica.leader().filter(|leader| leader.epoch() == epoch)?;
         Some(Pushing { push: leader.push(to)?, durable_end: leader.durable_end() })
+    }
+
+    /// Whether this node leads in this epoch.
+    #[must_use]
+    pub fn leads_in(&self, epoch: LeaderEpoch) -> bool {
+        self.inner().replica.leader().is_some_and(|leader| leader.epoch() == epoch)
     }
 
     /// A follower's word.

@@ -84,7 +84,7 @@ impl Producer {
     }
 
     fn last_offset(&self) -> Offset {
-        self.batches.back().map_or(Offset::ZERO, |&(_, _, offset)| offset)
+        self.batches.back().map_or(Offset(-1), |&(_, _, offset)| offset)
     }
 }
 
@@ -147,8 +147,13 @@ impl ProducerTable {
         }
     }
 
-    /// Remembers `batch`, which was appended at `base_offset`.
+    /// Remembers `batch`, which was appended at `base_offset`. Of a producer of which a batch at
+    /// that offset or behind it is remembered nothing changes: a replica that began with a snapshot
+    /// appends what the snapshot knows already.
     pub fn record(&mut self, batch: &ProducerBatch, base_offset: Offset) {
+        if self.producers.get(&batch.id).is_some_and(|known| known.last_offset() >= base_offset) {
+            return;
+        }
         let full = self.producers.len() >= limits::PRODUCERS_PER_PARTITION_MAX;
         if full && !self.producers.contains_key(&batch.id) {
             self.forget_longest_silent();

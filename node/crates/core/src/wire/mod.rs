@@ -76,6 +76,9 @@ pub enum FrameKind {
     /// destination: [`replica::DeliverHeader`], then the batch. Answered by a
     /// [`message::Response`].
     Deliver = 20,
+    /// After a [`FrameKind::FollowAnswer`] that says `reset`: part of an encoded
+    /// [`PartitionView`](crate::partition::view::PartitionView), what the log begins anew with.
+    Snapshot = 21,
 }
 
 impl FrameKind {
@@ -85,7 +88,7 @@ impl FrameKind {
         use FrameKind::{
             Controller, ControllerAnswer, Data, Deliver, Entries, Error, Follow, FollowAnswer,
             Heartbeat, Hello, HelloReply, Produce, ProduceAck, ProduceOpen, Report, Request,
-            Response, Subscribe, Subscribed,
+            Response, Snapshot, Subscribe, Subscribed,
         };
         let all = [
             Hello,
@@ -107,6 +110,7 @@ impl FrameKind {
             Controller,
             ControllerAnswer,
             Deliver,
+            Snapshot,
         ];
         all.into_iter().find(|k| *k as u8 == kind)
     }

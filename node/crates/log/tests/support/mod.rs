@@ -298,6 +298,19 @@ impl LogEvents for Recorder {
         self.answer(partition, Answer::View(view.clone()));
     }
 
+    fn view_at(
+        &self,
+        partition: PartitionId,
+        _end: Offset,
+        view: Result<&PartitionView, &CutError>,
+    ) {
+        let answer = match view {
+            Ok(view) => Answer::View(view.clone()),
+            Err(error) => Answer::Failed(error.clone()),
+        };
+        self.answer(partition, answer);
+    }
+
     fn cut(&self, partition: PartitionId, view: &PartitionView) {
         self.answer(partition, Answer::Cut(view.clone()));
     }
@@ -387,6 +400,13 @@ impl Running {
             Answer::View(view) => view,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What the log said of a partition when it ended at `end`, or why that cannot be told.
+    pub fn view_at(&self, partition: u32, end: Offset) -> Answer {
+        let before = self.recorder.answers(partition);
+        self.log.ask_view_at(PartitionId(partition), end).unwrap();
+        self.recorder.wait_answer(partition, before)
     }
 
     /// Truncates, and waits for the answer.
