@@ -75,6 +75,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("bench steady", Shown::Elsewhere),
     ("bench wear", Shown::Elsewhere),
     ("bench idle", Shown::Elsewhere),
+    ("bench replicas", Shown::Elsewhere),
     ("bench all", Shown::Elsewhere),
     ("cert client", Shown::By(&["gateway", "--out=OUT"])),
     ("cert node", Shown::By(&["edge-2", "--out=OUT"])),

@@ -98,6 +98,28 @@ async fn copies_are_moved() -> Result<()> {
     Ok(())
 }
 
+/// Goal: an operator can measure what copies cost; what the bench makes is gone afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_are_measured() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = Site::start(dir.path(), 3).await?;
+    let scratch = dir.path().to_string_lossy().into_owned();
+    let small = ["--round-mib=2", "--rounds=2", "--moves=3", "--json", "--dir", &scratch];
+    let (server, ca) = (site.nodes[0].address().to_string(), site.nodes[0].ca());
+    let ca = ca.to_string_lossy().into_owned();
+    let to = ["--server", &server, "--ca", &ca];
+    let bench = [&["bench", "replicas"][..], &small, &to].concat();
+    let report = weir_tests::node_process::weir(&bench).expect(0).json();
+    for figure in ["mb_per_s", "one_copy_mb_per_s", "move_gap_longest_ms", "catch_up_mb_per_s"] {
+        ensure!(report[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {report}");
+    }
+    let topics = site.nodes[0].weir(&["topic", "list", "--json"]).expect(0).json();
+    ensure!(topics.as_array().is_some_and(Vec::is_empty), "{topics}");
+    let alone = weir_tests::node_process::weir(&["bench", "replicas"]).expect(2);
+    ensure!(alone.stderr.contains("--server"), "{}", alone.stderr);
+    Ok(())
+}
+
 /// Goal: [`History`]'s. Method: kills are paced by progress, not by time, and take one node after
 /// the other; the next comes once all replicas are in sync again. `WEIR_KILLS` sets how many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,6 +45,8 @@ pub enum What {
     Wear(WearArgs),
     /// Memory and CPU of a node without work
     Idle(IdleArgs),
+    /// What copies cost on a running cluster, and what moving them takes
+    Replicas(ReplicasArgs),
     /// All of them, one after the other
     All(AllArgs),
 }
@@ -115,6 +117,39 @@ pub struct ProduceArgs {
     /// Do not measure disk and network
     #[arg(long = "no-compare", action = clap::ArgAction::SetFalse)]
     pub compare: bool,
+}
+
+/// Options of `weir bench replicas`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir bench replicas --server 10.0.0.1:7447
+  weir bench replicas --server 10.0.0.1:7447 --replicas 2 --round-mib 64
+
+Needs a running cluster. The topics are led by the node that is asked; what the bench makes is
+removed at the end.")]
+pub struct ReplicasArgs {
+    #[command(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    pub shape: Shape,
+    /// Copies of the topic that is compared with one that has one
+    #[arg(long, value_name = "NUMBER", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub replicas: u32,
+    /// Copies that must be in sync [default: all]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub min_insync: Option<u32>,
+    /// MiB of values a round and topic
+    #[arg(long, value_name = "MIB", default_value_t = 128,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub round_mib: u64,
+    /// Rounds, besides a first one that is dropped
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    pub rounds: u32,
+    /// How often the lead is moved to another node
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    pub moves: u32,
 }
 
 /// Options of `weir bench consume`.

@@ -9,6 +9,7 @@ mod e2e;
 mod load;
 mod payload;
 mod produce;
+mod replicas;
 mod report;
 mod steady;
 mod sweep;
@@ -58,6 +59,10 @@ async fn measure(what: &What, globals: &Globals) -> Result<Report, Failure> {
     if let What::Wear(args) = what {
         return wear::run(globals, args).await;
     }
+    if matches!(what, What::Replicas(_)) && globals.server.is_none() {
+        let message = "this bench needs a running cluster: name one of its nodes with --server";
+        return Err(Failure::usage(message));
+    }
     let mut target = Target::open(globals, place(what)).await?;
     let report = match what {
         What::Produce(args) => produce::run(&mut target, args).await,
@@ -66,6 +71,7 @@ async fn measure(what: &What, globals: &Globals) -> Result<Report, Failure> {
         What::Sweep(args) => sweep::run(&mut target, args).await,
         What::Steady(args) => steady::steady(&mut target, args).await,
         What::Idle(args) => steady::idle(&mut target, args).await,
+        What::Replicas(args) => replicas::run(&mut target, args).await,
         // The first needs no node, the others need several.
         What::Disk(_) | What::Wear(_) | What::All(_) => {
             Err(Failure::usage("not a bench of a node"))
@@ -85,6 +91,7 @@ fn place(what: &What) -> &Path {
         What::Steady(args) => &args.place.dir,
         What::Wear(args) => &args.place.dir,
         What::Idle(args) => &args.place.dir,
+        What::Replicas(args) => &args.place.dir,
         What::All(args) => &args.place.dir,
     }
 }
@@ -153,6 +160,7 @@ fn shorten(what: &mut What) {
         What::Steady(args) => span(&mut args.duration),
         What::Wear(args) => span(&mut args.duration),
         What::Idle(args) => span(&mut args.duration),
+        What::Replicas(args) => (args.round_mib, args.rounds) = (args.round_mib.div_ceil(10), 2),
         What::All(_) => {}
     }
 }
@@ -167,6 +175,7 @@ fn set_place(what: &mut What, dir: &Path) {
         What::Steady(args) => &mut args.place,
         What::Wear(args) => &mut args.place,
         What::Idle(args) => &mut args.place,
+        What::Replicas(args) => &mut args.place,
         What::All(args) => &mut args.place,
     };
     place.dir = dir.to_owned();
