@@ -35,6 +35,8 @@ Usage: cargo xtask VERB [OPTIONS]
                               fetches a compiler for WebAssembly where there is none
   fuzz [TARGET] [--seconds N] [--seed N] [--iterations N] [--list]
                               mutate inputs of one decoder, or of all of them in turn (60 s)
+  endure [--minutes N] [--seed N]
+                              real nodes under kills and bad links, round after round (60 min)
   bench [NAME]                micro benches of the codec and the log
   dist [--check] [--debug]    a static binary in a tarball with unit file, configuration and
                               install script; --check also installs it to a scratch folder
@@ -64,6 +66,7 @@ fn run(args: &[String]) -> Result<()> {
         "licences" | "licenses" => policy::run(rest),
         "guests" => guests::run(rest),
         "fuzz" => verbs::fuzz(rest),
+        "endure" => verbs::endure(rest),
         "bench" => verbs::bench(rest),
         "dist" => dist::run(rest),
         "golden" => golden::run(rest),
