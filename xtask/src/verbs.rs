@@ -55,7 +55,9 @@ pub fn endure(args: &[String]) -> Result<()> {
         println!("round of seed {seed}");
         let mut command = process::cargo();
         command.args(["test", "--workspace"]);
-        ENDURANCE.iter().for_each(|test| drop(command.args(["--test", test])));
+        for test in ENDURANCE {
+            command.args(["--test", test]);
+        }
         command.args(["--", "--nocapture", "--test-threads=1"]);
         // More than what CI does, and another order of faults each time.
         let settings = [

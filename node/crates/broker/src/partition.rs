@@ -232,7 +232,7 @@ impl Partition {
         let inner = self.inner();
         let [log_start, high_watermark, _, log_end] = inner.replica.ends();
         let (epoch, online) = match inner.replica.role() {
-            Role::Leader(leader) => (leader.epoch(), leader.is_online()),
+            Role::Leader(leader) => (leader.epoch(), true),
             _ => (inner.replica.assignment().map_or(LeaderEpoch(0), |a| a.leader_epoch), false),
         };
         LeaderFigures { epoch, online, log_start, high_watermark, log_end }
@@ -409,7 +409,6 @@ impl Inner {
 
 fn append_error(error: leader::AppendError) -> WireError {
     let code = match &error {
-        leader::AppendError::Offline => ErrorCode::Offline,
         leader::AppendError::NotEnoughInSync { .. } => ErrorCode::NotEnoughInSync,
         leader::AppendError::Exhausted => ErrorCode::LimitReached,
         leader::AppendError::Sequence(sequence) => match sequence {

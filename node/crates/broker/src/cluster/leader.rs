@@ -96,7 +96,6 @@ fn open(session: &Session, body: &[u8]) -> Result<(Pusher, FollowAnswer), WireEr
     let answer = answer.map_err(|refusal| {
         let code = match refusal {
             FollowRefusal::OtherEpoch { .. } => ErrorCode::NotLeader,
-            FollowRefusal::Offline => ErrorCode::Offline,
             FollowRefusal::Unexpected | FollowRefusal::Malformed => ErrorCode::InvalidArgument,
         };
         WireError::new(code, refusal.to_string())

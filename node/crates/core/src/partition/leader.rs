@@ -38,7 +38,6 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Leader<R> {
     epoch: LeaderEpoch,
-    online: bool,
     log_start: Offset,
     high_watermark: Offset,
     durable_end: Offset,
@@ -82,9 +81,6 @@ pub enum Append {
 /// Why a batch is refused. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// The partition takes no writes just now.
-    #[error("the partition is offline")]
-    Offline,
     /// The producer's sequence does not fit.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
@@ -111,9 +107,6 @@ pub enum FollowRefusal {
         /// The leader's.
         current: LeaderEpoch,
     },
-    /// The partition's log is being reopened.
-    #[error("the leader's log is offline")]
-    Offline,
     /// It is not a replica of this partition, or asked something newer meanwhile.
     #[error("not a replica of this partition, or an old question")]
     Unexpected,
@@ -123,18 +116,6 @@ pub enum FollowRefusal {
 }
 
 impl<R> Leader<R> {
-    /// Takes the lead in `epoch`, which must be higher than any in the view, over the log that
-    /// `view` describes.
-    ///
-    /// # Panics
-    /// If `epoch` is in the log already: two leaders would then write in one epoch.
-    #[must_use]
-    pub fn new(epoch: LeaderEpoch, view: &PartitionView) -> Leader<R> {
-        let fresh = view.epochs.is_empty() || epoch > view.epoch();
-        assert!(fresh, "epoch {epoch} is in the log already");
-        Leader::with(epoch, view, view.log_end, InSync::alone())
-    }
-
     /// Takes the lead in the epoch of `assignment`, as its leader `me`, over the log that `view`
     /// describes, all of which is durable. `committed` is what this replica knows to be committed.
     ///
@@ -165,7 +146,6 @@ impl<R> Leader<R> {
         epochs::note(&mut epochs, epoch, view.log_end);
         Leader {
             epoch,
-            online: true,
             log_start: view.log_start,
             high_watermark: committed,
             durable_end: view.log_end,
@@ -224,12 +204,6 @@ impl<R> Leader<R> {
         self.epoch
     }
 
-    /// Whether appends are taken.
-    #[must_use]
-    pub fn is_online(&self) -> bool {
-        self.online
-    }
-
     /// How many replies wait for the disk.
     #[must_use]
     pub fn parked(&self) -> usize {
@@ -247,9 +221,6 @@ impl<R> Leader<R> {
         now: TimestampMs,
         producer: Option<&ProducerBatch>,
     ) -> Result<Append, AppendError> {
-        if !self.online {
-            return Err(AppendError::Offline);
-        }
         if let Some(producer) = producer
             && let Sequence::Duplicate { base_offset } = self.producers.check(producer)?
         {
@@ -328,9 +299,6 @@ impl<R> Leader<R> {
         if follow.epoch != self.epoch {
             return Err(FollowRefusal::OtherEpoch { current: self.epoch });
         }
-        if !self.online {
-            return Err(FollowRefusal::Offline);
-        }
         let ordered = follow.log_start <= follow.log_end && follow.durable_end <= follow.log_end;
         let rows = follow.epochs.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
         if !ordered || !rows || follow.epochs.len() > limits::FOLLOW_EPOCHS_MAX {
@@ -400,9 +368,6 @@ impl<R> Leader<R> {
 
     /// Decides whether the in-sync set should change. To be sent to the controller.
     pub fn poll_proposal(&mut self, now: Duration, lag: Lag) -> Option<Proposal> {
-        if !self.online {
-            return None;
-        }
         // Whoever joins must have all that was ever committed. A new leader's own watermark may be
         // lower than its predecessor's; its epoch start is not.
         let settled = self.high_watermark.max(self.epoch_start);
@@ -432,28 +397,6 @@ impl<R> Leader<R> {
         epochs::advance(&mut self.epochs, self.log_start);
     }
 
-    /// A write failed: whether the parked appends are on disk is unknown. Takes no more appends,
-    /// and returns the parked replies.
-    pub fn handle_failure(&mut self) -> impl Iterator<Item = R> + use<'_, R> {
-        self.online = false;
-        self.parked.drain(..).map(|p| p.reply)
-    }
-
-    /// The log was reopened and holds what `view` says: go on from there in `epoch`.
-    ///
-    /// # Panics
-    /// If the log lost what was committed: going on would give an offset to a second entry.
-    pub fn handle_recovered(&mut self, epoch: LeaderEpoch, view: &PartitionView) {
-        assert!(
-            view.log_end >= self.high_watermark,
-            "the log ends at {} but {} was committed",
-            view.log_end,
-            self.high_watermark
-        );
-        assert!(epoch > self.epoch, "a recovered leader needs a new epoch");
-        *self = Leader::new(epoch, view);
-    }
-
     fn check_invariant(&self) {
         assert!(
             self.log_start <= self.high_watermark
@@ -471,10 +414,22 @@ impl<R> Leader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::ProducerId;
+    use crate::ids::{DiskId, Incarnation, NodeId, PartitionEpoch, ProducerId};
 
     fn leader() -> Leader<&'static str> {
-        Leader::new(LeaderEpoch(1), &PartitionView::default())
+        let me = Lead { node: NodeId(1), incarnation: Incarnation(1) };
+        let alone = Assignment {
+            replicas: vec![me.node],
+            target: None,
+            leader: Some(me),
+            leader_epoch: LeaderEpoch(1),
+            partition_epoch: PartitionEpoch(1),
+            insync: [(me.node, DiskId(1))].into(),
+            min_insync: 1,
+        };
+        let view = PartitionView::default();
+        let leader = Leader::replicated(Duration::ZERO, me, &alone, &view, Offset::ZERO);
+        leader.expect("it is the leader, in an epoch that is not in the log")
     }
 
     fn append(
@@ -534,31 +489,5 @@ mod tests {
         assert_eq!(leader.handle_durable(Offset(2)).collect::<Vec<_>>(), ["first"]);
         assert_eq!(leader.handle_durable(Offset(4)).collect::<Vec<_>>(), ["second", "retry"]);
         assert_eq!(leader.log_end(), Offset(4));
-    }
-
-    /// Goal: after a failed write nothing is taken until the log was reopened; then the leader
-    /// goes on from what the log holds, in a new epoch.
-    #[test]
-    fn failure_and_recovery() {
-        let mut leader = leader();
-        append(&mut leader, 0, 3, None).unwrap();
-        leader.park(Offset(3), "lost?");
-        assert_eq!(leader.handle_failure().collect::<Vec<_>>(), ["lost?"]);
-        assert_eq!(append(&mut leader, 0, 1, None), Err(AppendError::Offline));
-        leader.handle_recovered(LeaderEpoch(2), &PartitionView::default());
-        assert!(matches!(
-            append(&mut leader, 0, 1, None),
-            Ok(Append::Write { base_offset: Offset(0), epoch: LeaderEpoch(2), .. })
-        ));
-    }
-
-    /// Goal: a log that lost committed entries is never led again.
-    #[test]
-    #[should_panic(expected = "was committed")]
-    fn lost_commit_is_fatal() {
-        let mut leader = leader();
-        append(&mut leader, 0, 3, None).unwrap();
-        leader.handle_durable(Offset(3)).count();
-        leader.handle_recovered(LeaderEpoch(2), &PartitionView::default());
     }
 }
