@@ -120,6 +120,8 @@ struct Subscription {
     session: Session,
     partition: Arc<Partition>,
     progress: watch::Receiver<Progress>,
+    /// It is served from a copy that follows.
+    follows: bool,
     /// The offset to go on from.
     next: Offset,
     /// Where to end, if it ends.
@@ -160,10 +162,15 @@ async fn open(session: &Session, body: &[u8]) -> Result<Opened, WireError> {
     let partition = registry.partition(ask.topic, ask.partition);
     let partition = partition.ok_or_else(|| registry.unknown(ask.topic, ask.partition))?;
     session.authorize(Role::Consume, Some(&partition.topic_name))?;
-    if let Some((_, leader)) = session.shared.route(session, &partition) {
-        return Ok(Opened::Elsewhere(leader, Box::new(ask)));
+    let leader = session.shared.route(session, &partition).map(|(_, leader)| leader);
+    let follows = ask.nearest && leader.is_some() && partition.is_at_hand();
+    match leader {
+        Some(leader) if !follows || is_ahead(&partition, ask.start) => {
+            return Ok(Opened::Elsewhere(leader, Box::new(ask)));
+        }
+        Some(_) => {}
+        None => partition.settled().await?,
     }
-    partition.settled().await?;
     let progress = partition.progress();
     let next = resolve(&session.shared.log, &partition, ask.start).await;
     let next = next.map_err(|error| match damage(&session.shared.log, &partition) {
@@ -193,10 +200,17 @@ async fn open(session: &Session, body: &[u8]) -> Result<Opened, WireError> {
         }),
         progress,
         partition,
+        follows,
         last: Frame::default(),
         filter,
         told: (next, Instant::now()),
     })))
+}
+
+/// Whether a subscription begins behind what is known here to be committed: the leader may know
+/// more.
+fn is_ahead(partition: &Partition, start: StartAt) -> bool {
+    matches!(start, StartAt::Offset(offset) if offset > partition.progress_now().high_watermark)
 }
 
 async fn open_filter(session: &Session, spec: FilterSpec) -> Result<Filter, WireError> {
@@ -272,8 +286,8 @@ impl Subscription {
             if progress.deleted {
                 let error = WireError::new(ErrorCode::TopicDeleted, "the topic was deleted");
                 return Err(Ended::Refused(error));
-            } else if !progress.led {
-                let message = "another node leads the partition now; subscribe again";
+            } else if !progress.led && !(self.follows && self.partition.is_at_hand()) {
+                let message = "another node serves the partition now; subscribe again";
                 return Err(Ended::Refused(WireError::new(ErrorCode::NotLeader, message)));
             } else if self.next < end {
                 self.send(writer, progress, end).await?;

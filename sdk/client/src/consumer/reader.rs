@@ -205,6 +205,7 @@ impl Reader {
             start: place.from,
             frame_bytes_max: self.frame_bytes_max,
             until_end: self.until_end,
+            nearest: false,
             filter: self.filter.clone(),
         };
         let body = control::encode(&subscribe)?;

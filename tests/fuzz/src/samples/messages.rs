@@ -475,6 +475,7 @@ pub fn subscribe() -> Subscribe {
         start: StartAt::Time(TIME),
         frame_bytes_max: 65_536,
         until_end: true,
+        nearest: false,
         filter: None,
     }
 }

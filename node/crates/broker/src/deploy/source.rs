@@ -226,6 +226,7 @@ impl Source {
             start: StartAt::Offset(from),
             until_end: false,
             frame_bytes_max: 0,
+            nearest: false,
             filter: None,
         };
         let lost = |error: &dyn std::fmt::Display| {

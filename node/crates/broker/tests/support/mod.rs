@@ -172,6 +172,7 @@ pub fn subscribe(topic: TopicId, start: StartAt, until_end: bool) -> Subscribe {
         start,
         frame_bytes_max: 0,
         until_end,
+        nearest: false,
         filter: None,
     }
 }

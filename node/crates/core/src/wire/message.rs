@@ -88,6 +88,10 @@ pub struct Subscribe {
     /// End the stream at the high watermark of this moment instead of going on for ever.
     #[serde(default)]
     pub until_end: bool,
+    /// The node that is asked may serve it from a copy that it follows with, if that is in sync:
+    /// what is committed comes from nearby, a moment later than from the leader.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nearest: bool,
     /// Send only what a module keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<FilterSpec>,
