@@ -10,6 +10,7 @@ use crate::{connect, timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use weir_client::Client;
+use weir_core::group::Generation;
 use weir_core::wire::ErrorCode;
 use weir_core::wire::message::{GroupPosition, ResolvedOffset, StartAt, TopicInfo};
 use weir_core::{Offset, TimestampMs, TopicId};
@@ -203,6 +204,7 @@ async fn reset(
                 partition: at.partition,
                 offset: at.offset,
                 committed_at: TimestampMs::default(),
+                since: Generation::default(),
             });
             moves.push(Move {
                 topic: topic.name.clone(),
@@ -368,6 +370,7 @@ mod tests {
             partition: PartitionIndex(1),
             offset: Offset(offset),
             committed_at: TimestampMs(1),
+            since: Generation::default(),
         };
         assert_eq!(Position::new("t", &bounds, Some(&stored(90))).lag, Some(10));
         assert_eq!(Position::new("t", &bounds, Some(&stored(7))).lag, Some(60));

@@ -285,6 +285,10 @@ fn repeatable(request: &Request) -> bool {
         | Request::Status {}
         | Request::Cluster {}
         | Request::ChangeCluster { .. }
-        | Request::ConfirmTime {} => true,
+        | Request::ConfirmTime {}
+        | Request::JoinGroup { .. }
+        | Request::GroupHeartbeat { .. }
+        | Request::LeaveGroup { .. }
+        | Request::GroupMembers { .. } => true,
     }
 }

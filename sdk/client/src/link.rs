@@ -101,6 +101,17 @@ impl Link {
         }
     }
 
+    /// The same, if it is more than there is room for.
+    pub(crate) async fn expect_more_subscriptions(&self, count: usize) {
+        let room = match *lock(&self.profile) {
+            ClientProfile::Subscribe { streams, .. } => streams,
+            ClientProfile::Control => return,
+        };
+        if count > room {
+            self.expect_subscriptions(count).await;
+        }
+    }
+
     /// The connection as it is, or after one attempt at a new one. Callers that wait for the same
     /// attempt share its result.
     ///

@@ -7,7 +7,7 @@ use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
 use crate::gate::Turns;
-use crate::groups::Groups;
+use crate::groups::{Groups, sweep};
 use crate::modules::Modules;
 use crate::modules::files::FilesError;
 use crate::pace::Pace;
@@ -137,6 +137,7 @@ impl Shared {
             self.groups.settle_log();
         }
         self.deployments.start(self);
+        self.tasks.spawn(sweep::run(self.clone()));
     }
 
     /// A partition of a topic, or that of the groups.

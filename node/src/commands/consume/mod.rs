@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use weir_client::{Batch, Client, Consumer};
+use weir_core::group::Generation;
 use weir_core::ids::PartitionIndex;
 use weir_core::wire::message::{GroupPosition, StartAt, TopicInfo};
 use weir_core::{Offset, TimestampMs, TopicId};
@@ -274,6 +275,7 @@ async fn commit(
             partition: PartitionIndex(*partition),
             offset: *offset,
             committed_at: TimestampMs::default(),
+            since: Generation::default(),
         })
     });
     let stored: Vec<GroupPosition> = stored.collect();
