@@ -130,14 +130,17 @@ fn may_see(session: &Session, topic: &str) -> bool {
         .any(|role| access.allows(session.principal(), role, Some(topic)))
 }
 
-/// Whether the client may consume a topic, which must exist.
+/// Whether the client may consume a topic, which must exist. Where another node asks, it is that
+/// node which knows its client.
 pub fn may_consume(session: &Session, topic: TopicId) -> bool {
+    let name = session.shared.registry.topic_name(topic);
+    name.is_some_and(|name| may_consume_named(session, &name))
+}
+
+/// The same of a topic that need not exist.
+pub fn may_consume_named(session: &Session, topic: &str) -> bool {
     let access = &session.shared.config.access;
-    session
-        .shared
-        .registry
-        .topic_name(topic)
-        .is_some_and(|name| access.allows(session.principal(), Role::Consume, Some(&name)))
+    session.is_forwarded() || access.allows(session.principal(), Role::Consume, Some(topic))
 }
 
 fn topics(session: &Session, names: Option<Vec<String>>) -> Result<Response, WireError> {

@@ -128,8 +128,8 @@ impl ConsumerBuilder {
     }
 
     /// A name that this member of a group keeps over restarts; default none. A process that joins
-    /// under the name of another takes over its partitions at once and nothing else moves; the other
-    /// one fails. So each process of a group has a name of its own. Only for
+    /// under the name of another takes over its partitions at once and nothing else moves; the
+    /// other one fails. So each process of a group has a name of its own. Only for
     /// [`Consumer::subscribe`].
     pub fn instance(mut self, name: impl Into<String>) -> ConsumerBuilder {
         self.settings.instance = Some(name.into());

@@ -29,7 +29,7 @@ use weir_core::group::{Generation, MemberId};
 use weir_core::ids::{PartitionIndex, TopicId};
 use weir_core::limits::GROUP_HEARTBEAT_MIN;
 use weir_core::wire::ErrorCode;
-use weir_core::wire::message::{Assignment, Request, Response, StartAt};
+use weir_core::wire::message::{Assignment, GroupPosition, Request, Response, StartAt};
 use weir_core::{Offset, TimestampMs};
 
 use super::positions::Positions;
@@ -330,19 +330,15 @@ impl Shared {
             }
         }
         for (topic, partitions) in missing {
-            let positions = partitions.iter().map(|(partition, _)| (*partition, begin)).collect();
-            let ask = Request::Offsets { topic, positions };
-            let Response::Offsets { offsets } = self.client.request(&ask).await? else {
-                return Err(unexpected());
-            };
-            for (at, (partition, since)) in offsets.iter().zip(partitions) {
-                let position = weir_core::wire::message::GroupPosition {
+            for (partition, since) in partitions {
+                let position = GroupPosition {
                     topic,
                     partition,
-                    offset: at.offset,
+                    offset: self.resolve(topic, partition, begin).await?,
                     committed_at: TimestampMs::default(),
                     since,
                 };
+                let offset = position.offset;
                 let (group, member) = (self.settings.group.clone(), Some(self.member));
                 let positions = vec![position];
                 let commit = Request::CommitPositions { group, positions, member };
@@ -350,13 +346,36 @@ impl Shared {
                 let mut state = lock(&self.state);
                 let known = state.assigned.get_mut(&(topic, partition));
                 if let Some(known) = known.filter(|known| **known == (since, None)) {
-                    known.1 = Some(at.offset);
+                    known.1 = Some(offset);
                     state.changes += 1;
                 }
             }
         }
         self.tell();
         Ok(())
+    }
+}
+
+impl Shared {
+    /// The offset that a beginning is at; of an offset that is not retained, the first that is.
+    async fn resolve(
+        &self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        begin: StartAt,
+    ) -> Result<Offset, RequestError> {
+        for start in [begin, StartAt::Earliest] {
+            let ask = Request::Offsets { topic, positions: vec![(partition, start)] };
+            match self.client.request(&ask).await {
+                Ok(Response::Offsets { offsets }) => {
+                    return offsets.first().map(|at| at.offset).ok_or_else(unexpected);
+                }
+                Ok(_) => return Err(unexpected()),
+                Err(error) if error.code() == Some(ErrorCode::OutOfRange) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(unexpected())
     }
 }
 
@@ -431,6 +450,7 @@ async fn finish(shared: Arc<Shared>) {
             () = positions.progress.notified() => {}
             () = shared.begin.notified() => {
                 if let Err(error) = shared.store_beginnings().await {
+                    // If it was let go meanwhile, heartbeats find out.
                     tracing::debug!(%error, "where a partition begins is stored later");
                     sleep(IMPATIENCE).await;
                     shared.begin.notify_one();

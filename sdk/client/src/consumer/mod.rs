@@ -97,10 +97,10 @@ impl PartitionLag {
 /// come again (at least once). Positions stored automatically are those of batches before the one
 /// handed out last: the application is taken to be done with a batch when it asks for the next.
 ///
-/// *Who reads what.* [`Consumer::subscribe`] makes the consumer a member of its group, which shares
-/// the partitions out. [`Consumer::assign`] and [`Consumer::assign_topics`] read what they are told:
-/// two consumers of one group then overwrite each other's positions, and while the group has
-/// members they can store none.
+/// *Who reads what.* [`Consumer::subscribe`] makes the consumer a member of its group, which
+/// shares the partitions out. [`Consumer::assign`] and [`Consumer::assign_topics`] read what they
+/// are told: two consumers of one group then overwrite each other's positions, and while the group
+/// has members they can store none.
 ///
 /// Dropping a consumer ends its subscriptions and stores nothing more; [`Consumer::close`] does.
 /// A member that is dropped is one for the others until its session ends.

@@ -231,26 +231,30 @@ impl Positions {
             _ => None,
         };
         let all = self.send(member, positions).await;
-        if code(&all) != Some(ErrorCode::NotOwner) {
+        if !matches!(code(&all), Some(ErrorCode::NotOwner | ErrorCode::WentBack)) {
             if all.is_ok() {
                 self.note_stored(positions);
             }
             return all;
         }
         // One of them, at least: the others are stored one by one.
-        let mut lost = 0;
+        let (mut lost, mut went_back) = (0, Ok(()));
         for position in positions {
             let one = std::slice::from_ref(position);
             let stored = self.send(member, one).await;
-            if code(&stored) == Some(ErrorCode::NotOwner) {
-                lost += 1;
-                self.note_lost(position);
-                continue;
+            match code(&stored) {
+                Some(ErrorCode::NotOwner) => {
+                    lost += 1;
+                    self.note_lost(position);
+                }
+                Some(ErrorCode::WentBack) => went_back = stored,
+                _ => {
+                    stored?;
+                    self.note_stored(one);
+                }
             }
-            stored?;
-            self.note_stored(one);
         }
-        if lost == 0 { Ok(()) } else { Err(CommitError::NotOwner { partitions: lost }) }
+        if lost == 0 { went_back } else { Err(CommitError::NotOwner { partitions: lost }) }
     }
 
     async fn send(

@@ -15,9 +15,9 @@ use super::{Consumer, ResetPolicy};
 use crate::error::{AssignError, ConsumeError};
 
 impl Consumer {
-    /// Becomes a member of the group ([`ConsumerBuilder::group`](super::ConsumerBuilder::group)) and
-    /// reads the share of these topics' partitions that the group gives it, instead of what was read
-    /// before: each from the group's stored position, or where there is none as
+    /// Becomes a member of its group ([`ConsumerBuilder::group`](super::ConsumerBuilder::group))
+    /// and reads the share of these topics' partitions that the group gives it, instead of what was
+    /// read before: each from the group's stored position, or where there is none as
     /// [`ConsumerBuilder::begin_at`](super::ConsumerBuilder::begin_at) or the reset policy says.
     ///
     /// Returns once it is a member; partitions come with [`Consumer::next_batch`] and its like, and
@@ -31,8 +31,8 @@ impl Consumer {
     /// that this is no member any more, it joins again by itself.
     ///
     /// # Errors
-    /// [`AssignError`]; the consumer then reads nothing, or, if a topic does not exist, what it read
-    /// before.
+    /// [`AssignError`]; the consumer then reads nothing, or, if a topic does not exist, what it
+    /// read before.
     ///
     /// # Cancel safety
     /// Dropping the future may leave the group with a member that is gone after a session.
@@ -65,8 +65,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// What this consumer works on as a member, and word of each change, beside the consumer itself:
-    /// so whoever commits by hand can be woken to commit what is about to go.
+    /// What this consumer works on as a member, and word of each change, beside the consumer: so
+    /// whoever commits by hand can be woken to commit what is about to go.
     #[must_use]
     pub fn watch_assignment(&self) -> watch::Receiver<MemberAssignment> {
         self.told.subscribe()

@@ -1,7 +1,7 @@
 //! What clients ask of consumer groups.
 
 use super::{Beat, Joining};
-use crate::requests::{bounded, check_positions, may_consume};
+use crate::requests::{bounded, check_positions, may_consume, may_consume_named};
 use crate::session::Session;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -145,9 +145,7 @@ pub fn visible(session: &Session, response: Response) -> Response {
             Response::Positions { positions }
         }
         Response::Members(mut described) => {
-            let access = &session.shared.config.access;
-            let may_name =
-                |topic: &String| access.allows(session.principal(), Role::Consume, Some(topic));
+            let may_name = |topic: &String| may_consume_named(session, topic);
             let GroupMembers { members, .. } = &mut *described;
             for member in members {
                 member.partitions.retain(|(topic, _)| may_see(*topic));

@@ -5,7 +5,7 @@
 //!
 //! | key goes on with | value |
 //! |---|---|
-//! | `u32` topic id, `u32` partition (big-endian) | position: `i64` offset, `i64` commit time in ms |
+//! | `u32` topic id, `u32` partition (big-endian) | `i64` position, `i64` commit time in ms |
 //! | `1` | `u64` generation |
 //! | `2`, `u64` member (big-endian) | CBOR, [`MemberRow`] |
 //! | `3`, `u64` member (big-endian) | runs: what the member shall own; absent: nothing |

@@ -305,8 +305,8 @@ mod tests {
         GroupAsk::Heartbeat { member: MemberId(id), generation: group.generation(), holds }
     }
 
-    /// Goal: the log's rows always say what the state is, so whoever leads next has it; the count of
-    /// bytes is theirs; what changes nothing writes nothing; and nothing stays of an empty group.
+    /// Goal: the log's rows always say what the state is, so whoever leads next has it; the count
+    /// of bytes is theirs; what changes nothing writes nothing; nothing stays of an empty group.
     #[test]
     fn rows_are_the_state() {
         let (mut state, mut log) = (State::default(), PartitionView::default());
