@@ -49,6 +49,20 @@ impl Sights {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(more);
     }
 
+    /// Waits until a member saw something.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub async fn wait_for_member(&self, member: u32) -> Result<()> {
+        let begun = Instant::now();
+        while !self.all().iter().any(|sight| sight.member == member) {
+            ensure!(begun.elapsed() < PATIENCE, "member {member} saw nothing");
+            // sleep: between looks, within a bound
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
     fn all(&self) -> Vec<Sight> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -160,7 +174,8 @@ impl Worker {
     /// If it does not come about.
     pub async fn wait_for(&mut self, count: usize) -> Result<BTreeSet<u32>> {
         let reached = self.assigned.wait_for(|assigned| assigned.partitions.len() == count);
-        let reached = timeout(PATIENCE, reached).await;
+        // What it returns borrows the channel.
+        let reached = timeout(PATIENCE, reached).await.map(|reached| reached.map(drop));
         let given = self.partitions();
         reached.with_context(|| format!("it has {given:?}, not {count}"))??;
         Ok(self.partitions())
@@ -181,7 +196,7 @@ impl Worker {
     /// If it does not.
     pub async fn failure(self) -> Result<anyhow::Error> {
         let ended = timeout(PATIENCE, self.task).await.context("it goes on")??;
-        Ok(ended.err().context("it ended without an error")?)
+        ended.err().context("it ended without an error")
     }
 
     /// Ends without a word to anybody, as a process that is killed.

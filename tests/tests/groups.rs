@@ -2,7 +2,6 @@
 //! fenced when they are gone.
 
 use anyhow::{Context, Result, ensure};
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -185,25 +184,22 @@ async fn a_killed_process_is_taken_over() -> Result<()> {
         .spawn()?;
     let stdout = child.stdout.take().context("piped")?;
     let seen = sights.clone();
-    let reading = std::thread::spawn(move || -> Result<BTreeSet<u32>> {
-        let mut partitions = BTreeSet::new();
+    let reading = std::thread::spawn(move || -> Result<()> {
         for line in BufReader::new(stdout).lines() {
             // What was cut off by the kill was not seen.
             let Ok(row) = serde_json::from_str::<serde_json::Value>(&line?) else { break };
             let partition = row["partition"].as_u64().context("a partition")? as u32;
             let offset = row["offset"].as_i64().context("an offset")?;
             seen.add([Sight { member: 1, partition, offset }]);
-            partitions.insert(partition);
         }
-        Ok(partitions)
+        Ok(())
     });
-    setup.wait_for_members(1).await?;
+    sights.wait_for_member(1).await?;
     let mut worker = Worker::start(setup.member(), TOPIC, 2, &sights).await?;
     worker.wait_for(3).await?;
     child.kill()?;
     child.wait()?;
-    let printed = reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-    ensure!(!printed.is_empty(), "it printed nothing");
+    reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     worker.wait_for(6).await?;
     let ends = feed.stop().await?;
     sights.wait_for(&ends).await?;
@@ -321,7 +317,9 @@ async fn topics_change_under_members() -> Result<()> {
     worker.wait_for(6).await?;
     setup.node.weir(&["topic", "alter", TOPIC, "--partitions=8"]).expect(0);
     worker.wait_for(8).await?;
-    let producer = setup.client.producer().build().await?;
+    // One that has not looked at the topic before.
+    let client = setup.node.client().await?;
+    let producer = client.producer().build().await?;
     producer.send(ProducerRecord::new(TOPIC, "x").with_partition(7)).await?.await?;
     sights.wait_for(&[(7, 1)].into()).await?;
     worker.close().await?;

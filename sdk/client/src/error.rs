@@ -389,7 +389,7 @@ pub enum ConsumeError {
         /// The group.
         group: String,
         /// What the node said.
-        error: RequestError,
+        error: Box<RequestError>,
     },
 }
 

@@ -311,7 +311,8 @@ impl Shared {
         state.assigned.clear();
         (state.losses, state.changes) = (state.losses + 1, state.changes + 1);
         state.ended = true;
-        state.failed = Some(ConsumeError::Group { group: self.settings.group.clone(), error });
+        let (group, error) = (self.settings.group.clone(), Box::new(error));
+        state.failed = Some(ConsumeError::Group { group, error });
         self.publish(&state);
         drop(state);
         self.tell();
