@@ -202,6 +202,9 @@ fn advice(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::Busy | ErrorCode::ShuttingDown | ErrorCode::Timeout => "try again",
         ErrorCode::UnknownGroup => "`weir group list` shows the groups",
+        ErrorCode::GroupActive => {
+            "`weir group describe` shows the members; stop them, or wait until their sessions end"
+        }
         ErrorCode::Corrupt => "see `weir status` and the node's log",
         _ => return None,
     })

@@ -2,6 +2,7 @@
 
 pub mod guests;
 pub mod history;
+pub mod members;
 pub mod node_process;
 pub mod proxy;
 pub mod site;

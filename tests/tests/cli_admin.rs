@@ -164,7 +164,7 @@ async fn groups() -> Result<()> {
             let topic = p["topic"].as_str().unwrap().to_owned();
             (topic, number(p, "partition"), number(p, "offset"), number(p, "lag"))
         };
-        described.as_array().unwrap().iter().map(position).collect()
+        described["positions"].as_array().unwrap().iter().map(position).collect()
     };
     node.weir(&["group", "reset", "dashboard", "--to=earliest"]).expect(4);
     let both = ["--topic=gps", "--topic=can"];

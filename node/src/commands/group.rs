@@ -1,4 +1,6 @@
-//! `weir group`: the positions that consumer groups have stored.
+//! `weir group`: consumer groups, their members, and the positions that they have stored.
+
+mod describe;
 
 use super::consume::from::From as Place;
 use super::figures::thousands;
@@ -10,8 +12,9 @@ use crate::{connect, timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use weir_client::Client;
+use weir_core::group::Generation;
 use weir_core::wire::ErrorCode;
-use weir_core::wire::message::{GroupPosition, ResolvedOffset, StartAt, TopicInfo};
+use weir_core::wire::message::{GroupInfo, GroupPosition, TopicInfo};
 use weir_core::{Offset, TimestampMs, TopicId};
 
 /// The commands of `weir group`.
@@ -20,7 +23,7 @@ pub enum Command {
     /// Show all groups, one a line
     #[command(after_help = "Examples:\n  weir group list")]
     List,
-    /// Show a group's positions and how far they lie behind
+    /// Show a group's members, its positions and how far they lie behind
     #[command(after_help = "Examples:\n  weir group describe dashboard\n  weir group describe \
                             dashboard --json")]
     Describe {
@@ -35,7 +38,8 @@ Examples:
   weir group reset dashboard --topic gps --to -1h          the last hour again
   weir group reset dashboard --topic gps --partition 2 --to 120000
 
-Stop the group's consumers first: one that runs stores its own position over the new one.")]
+Stop the group's consumers first: while the group has members this is refused, and one that was
+started with --partition stores its own position over the new one.")]
     Reset {
         /// Which one; a new name makes a group
         group: String,
@@ -72,7 +76,7 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
     let client = connect::client(globals).await?;
     let done = match command {
         Command::List => list(&client, globals).await,
-        Command::Describe { group } => describe(&client, globals, &group).await,
+        Command::Describe { group } => describe::run(&client, globals, &group).await,
         Command::Reset { group, topic, partition, to, dry_run } => {
             let scope = Scope { topics: topic, partitions: partition };
             reset(&client, globals, &group, &scope, to, dry_run).await
@@ -87,89 +91,32 @@ async fn list(client: &Client, globals: &Globals) -> CommandResult {
     let groups = client.admin().groups().await;
     let groups = groups.map_err(|error| sdk::request_failure("listing groups", &error))?;
     if globals.json {
-        return output::print_json(&groups);
+        let row = |group: &GroupInfo| {
+            serde_json::json!({
+                "name": group.name,
+                "state": describe::state(group.members, group.moving),
+                "members": group.members,
+                "positions": group.positions,
+                "committed_at": group.committed_at,
+            })
+        };
+        return output::print_json(&groups.iter().map(row).collect::<Vec<_>>());
     }
     if groups.is_empty() {
         output::note(false, "no groups; `weir consume TOPIC --group NAME` makes one");
         return Ok(());
     }
-    let mut table = Table::new(&["GROUP", ">POSITIONS", "LAST STORED"]);
+    let mut table = Table::new(&["GROUP", "STATE", ">MEMBERS", ">POSITIONS", "LAST STORED"]);
     for group in &groups {
-        let stored = timestamp::seconds(group.committed_at);
-        table.row([group.name.clone(), group.positions.to_string(), stored]);
-    }
-    output::print(&table.render())
-}
-
-/// A stored position and what it means.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Position {
-    topic: String,
-    partition: u32,
-    /// The next record that the group wants; `None`: nothing stored.
-    offset: Option<Offset>,
-    log_start: Offset,
-    high_watermark: Offset,
-    /// Records between the position and the end.
-    lag: Option<u64>,
-    committed_at: TimestampMs,
-}
-
-impl Position {
-    fn new(topic: &str, bounds: &ResolvedOffset, stored: Option<&GroupPosition>) -> Position {
-        // What has expired meanwhile is no longer there to be read.
-        let next = stored.map(|stored| stored.offset.max(bounds.log_start));
-        Position {
-            topic: topic.to_owned(),
-            partition: bounds.partition.0,
-            offset: stored.map(|stored| stored.offset),
-            log_start: bounds.log_start,
-            high_watermark: bounds.high_watermark,
-            lag: next.map(|next| bounds.high_watermark.since(next)),
-            committed_at: stored.map(|stored| stored.committed_at).unwrap_or_default(),
-        }
-    }
-}
-
-async fn describe(client: &Client, globals: &Globals, group: &str) -> CommandResult {
-    let stored = stored_positions(client, group).await?;
-    let topics = topics_by_id(client).await?;
-    let mut positions = Vec::new();
-    let mut gone = 0;
-    for (id, stored) in by_topic(&stored) {
-        let Some(topic) = topics.get(&id) else {
-            gone += stored.len();
-            continue;
-        };
-        let asked: Vec<_> = stored.iter().map(|s| (s.partition.0, StartAt::Latest)).collect();
-        let bounds = client.admin().offsets(&topic.name, &asked).await;
-        let bounds = bounds.map_err(|error| sdk::request_failure("reading offsets", &error))?;
-        for (bounds, stored) in bounds.iter().zip(stored) {
-            positions.push(Position::new(&topic.name, bounds, Some(stored)));
-        }
-    }
-    positions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-    if globals.json {
-        return output::print_json(&positions);
-    }
-    let mut table =
-        Table::new(&["TOPIC", ">PARTITION", ">POSITION", ">LOG START", ">END", ">LAG", "STORED"]);
-    for p in &positions {
         table.row([
-            p.topic.clone(),
-            p.partition.to_string(),
-            p.offset.map(|offset| offset.to_string()).unwrap_or_default(),
-            p.log_start.to_string(),
-            p.high_watermark.to_string(),
-            p.lag.map(thousands).unwrap_or_default(),
-            timestamp::seconds(p.committed_at),
+            group.name.clone(),
+            describe::state(group.members, group.moving).to_owned(),
+            group.members.to_string(),
+            group.positions.to_string(),
+            timestamp::seconds(group.committed_at),
         ]);
     }
-    output::print(&table.render())?;
-    if gone > 0 {
-        output::note(false, &format!("{gone} more in topics that were deleted or are not ours"));
-    }
-    Ok(())
+    output::print(&table.render())
 }
 
 /// Which positions a reset is about.
@@ -203,6 +150,7 @@ async fn reset(
                 partition: at.partition,
                 offset: at.offset,
                 committed_at: TimestampMs::default(),
+                since: Generation::default(),
             });
             moves.push(Move {
                 topic: topic.name.clone(),
@@ -213,11 +161,18 @@ async fn reset(
             });
         }
     }
+    let members = client.admin().group_members(group).await;
+    let members = members.map_err(|error| sdk::request_failure(&doing, &error))?.members.len();
     if !dry_run {
         let stored = client.admin().reset_group(group, positions).await;
         stored.map_err(|error| sdk::request_failure(&doing, &error))?;
     }
-    show_moves(globals, &moves, dry_run)
+    show_moves(globals, &moves, dry_run)?;
+    if dry_run && members > 0 {
+        let note = format!("and it will be refused: the group has {members} members");
+        output::note(false, &note);
+    }
+    Ok(())
 }
 
 /// One position before and after a reset.
@@ -348,30 +303,4 @@ fn by_topic(stored: &[GroupPosition]) -> BTreeMap<TopicId, Vec<&GroupPosition>> 
         by_topic.entry(position.topic).or_default().push(position);
     }
     by_topic
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use weir_core::PartitionIndex;
-
-    #[test]
-    fn lag_counts_what_can_still_be_read() {
-        let bounds = ResolvedOffset {
-            partition: PartitionIndex(1),
-            offset: Offset(100),
-            log_start: Offset(40),
-            high_watermark: Offset(100),
-        };
-        let stored = |offset| GroupPosition {
-            topic: TopicId(1),
-            partition: PartitionIndex(1),
-            offset: Offset(offset),
-            committed_at: TimestampMs(1),
-        };
-        assert_eq!(Position::new("t", &bounds, Some(&stored(90))).lag, Some(10));
-        assert_eq!(Position::new("t", &bounds, Some(&stored(7))).lag, Some(60));
-        assert_eq!(Position::new("t", &bounds, Some(&stored(100))).lag, Some(0));
-        assert_eq!(Position::new("t", &bounds, None).lag, None);
-    }
 }

@@ -1,4 +1,5 @@
-//! Works on records as they come, under a group name: started again, it goes on where it stopped.
+//! Works on records as they come, as a member of a group: started several times, the processes
+//! share the partitions; started again, it goes on where it stopped.
 //!
 //! Positions are stored by hand, after the work on a batch is done. So a crash in the middle of
 //! the work repeats that batch and loses nothing.
@@ -9,7 +10,7 @@
 
 use std::error::Error;
 
-use weir_client::{Batch, Client, ClientConfig, ConsumeError, TlsConfig};
+use weir_client::{Batch, Client, ClientConfig, CommitError, ConsumeError, TlsConfig};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -19,18 +20,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ca = std::env::var("WEIR_CA").unwrap_or("data/tls/ca.pem".into());
 
     let client = Client::connect(ClientConfig::new(server, TlsConfig::from_ca_file(ca))).await?;
-    let mut consumer = client.consumer().group(group).auto_commit(None).build();
-    consumer.assign_topics(&[&topic]).await?;
+    let member = client.consumer().group(group).auto_commit(None);
+    let mut consumer = member.subscribe(&[&topic]).await?;
+    let mut assigned = consumer.watch_assignment();
     loop {
         // Both may be cancelled, so they may stand in a `select!`.
         let batch = tokio::select! {
             batch = consumer.next_batch() => batch,
+            _ = assigned.changed() => {
+                let mine = &assigned.borrow_and_update().partitions;
+                eprintln!("this member has {} partitions", mine.len());
+                continue;
+            }
             _ = tokio::signal::ctrl_c() => break,
         };
         match batch {
             Ok(Some(batch)) => {
                 work(&batch);
-                consumer.commit().await?;
+                match consumer.commit().await {
+                    // It was too slow: another member does this again.
+                    Err(CommitError::NotOwner { partitions }) => eprintln!("{partitions} are gone"),
+                    stored => stored?,
+                }
             }
             Ok(None) => break,
             // The log is damaged here: go on behind that.

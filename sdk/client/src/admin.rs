@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use weir_core::group::Generation;
 use weir_core::ids::{NodeId, PartitionIndex};
 use weir_core::wire::cluster::{ClusterChangeAsk, ClusterStatus};
 use weir_core::wire::message::{
-    GroupInfo, GroupPosition, NodeStatus, Request, ResolvedOffset, Response, StartAt, TopicInfo,
+    GroupInfo, GroupMembers, GroupPosition, NodeStatus, Request, ResolvedOffset, Response, StartAt,
+    TopicInfo,
 };
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{Offset, TopicId};
@@ -224,8 +226,20 @@ impl Admin {
         }
     }
 
-    /// Stores positions for a consumer group; partitions that are not named keep theirs. A
-    /// consumer of the group that runs meanwhile will store its own over them.
+    /// The members of a consumer group, and what each works on; none for an unknown one.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn group_members(&self, name: &str) -> Result<GroupMembers, RequestError> {
+        match self.client.request(&Request::GroupMembers { group: name.to_owned() }).await? {
+            Response::Members(members) => Ok(*members),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Stores positions for a consumer group; partitions that are not named keep theirs. Refused
+    /// while the group has members; a consumer that was assigned partitions and runs meanwhile will
+    /// store its own positions over them.
     ///
     /// # Errors
     /// [`RequestError`]
@@ -234,7 +248,8 @@ impl Admin {
         name: &str,
         positions: Vec<GroupPosition>,
     ) -> Result<(), RequestError> {
-        self.ask_done(&Request::CommitPositions { group: name.to_owned(), positions }).await
+        let (group, member) = (name.to_owned(), None);
+        self.ask_done(&Request::CommitPositions { group, positions, member }).await
     }
 
     /// Stores positions of a consumer group in one topic, given by offset, time or end, and
@@ -257,6 +272,7 @@ impl Admin {
                 partition: at.partition,
                 offset: at.offset,
                 committed_at: weir_core::TimestampMs::default(),
+                since: Generation::default(),
             })
             .collect();
         self.reset_group(name, positions.clone()).await?;

@@ -285,9 +285,13 @@ fn repeatable(request: &Request) -> bool {
         | Request::Status {}
         | Request::Cluster {}
         | Request::ChangeCluster { .. }
-        | Request::ConfirmTime {} => true,
+        | Request::ConfirmTime {}
+        | Request::JoinGroup { .. }
+        | Request::GroupHeartbeat { .. }
+        | Request::LeaveGroup { .. }
+        | Request::GroupMembers { .. }
         // Nodes ask each other these.
-        Request::Informed { .. }
+        | Request::Informed { .. }
         | Request::HoldModule { .. }
         | Request::ModulePart { .. }
         | Request::CheckDeployment { .. } => true,

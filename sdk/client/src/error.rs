@@ -373,6 +373,24 @@ pub enum ConsumeError {
     /// There is no connection, and trying again would not help.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The group has no position stored for a partition that came to this member, and the reset
+    /// policy is to fail. [`Consumer::seek`](crate::Consumer::seek) says where to begin.
+    #[error("no position is stored for {topic}/{partition}, and the reset policy is to fail")]
+    NoPosition {
+        /// The topic.
+        topic: Arc<str>,
+        /// Which of its partitions.
+        partition: u32,
+    },
+    /// The consumer is a member of its group no longer and cannot be one: it was replaced by
+    /// another process of the same instance name, the group is full, or rights are missing.
+    #[error("no longer a member of group {group}: {error}")]
+    Group {
+        /// The group.
+        group: String,
+        /// What the node said.
+        error: Box<RequestError>,
+    },
 }
 
 impl ConsumeError {
@@ -386,7 +404,8 @@ impl ConsumeError {
             Self::Refused { error, .. } => Some(error.code),
             Self::Protocol { .. } => Some(ErrorCode::Protocol),
             Self::Connect(ConnectError::Refused { error, .. }) => Some(error.code),
-            Self::Connect(_) => None,
+            Self::Group { error, .. } => error.code(),
+            Self::Connect(_) | Self::NoPosition { .. } => None,
         }
     }
 
@@ -398,8 +417,9 @@ impl ConsumeError {
             | Self::Corrupt { topic, partition, .. }
             | Self::InvalidBatch { topic, partition, .. }
             | Self::Refused { topic, partition, .. }
+            | Self::NoPosition { topic, partition }
             | Self::Protocol { topic, partition, .. } => Some((topic, *partition)),
-            Self::Connect(_) => None,
+            Self::Connect(_) | Self::Group { .. } => None,
         }
     }
 }
@@ -437,6 +457,9 @@ pub enum AssignError {
         /// Which of its partitions.
         partition: u32,
     },
+    /// Only members subscribe, and those are of a group.
+    #[error("this consumer has no group: name one when you build it")]
+    NoGroup,
     /// More partitions than one consumer's connection may have streams.
     #[error("{asked} partitions are too many for one consumer: the most is {max}")]
     TooMany {
@@ -464,6 +487,16 @@ pub enum CommitError {
         topic: String,
         /// Which of its partitions.
         partition: u32,
+    },
+    /// Partitions had passed to other members of the group. Positions in the others are stored;
+    /// what was handed out of these and not stored before is handed out again there.
+    #[error(
+        "{partitions} partitions are other members' by now: what follows the positions stored \
+             before is handed out again there"
+    )]
+    NotOwner {
+        /// How many.
+        partitions: usize,
     },
     /// The request failed. Positions may be stored or not; storing them again is harmless.
     #[error(transparent)]

@@ -118,8 +118,8 @@ pub use admin::Admin;
 pub use client::Client;
 pub use config::{ClientConfig, Pem, TlsConfig};
 pub use consumer::{
-    Batch, BatchStream, Consumer, ConsumerBuilder, ConsumerRecord, PartitionLag, PositionReset,
-    RecordStream, ResetPolicy,
+    Batch, BatchStream, Consumer, ConsumerBuilder, ConsumerRecord, MemberAssignment, PartitionLag,
+    PositionReset, RecordStream, ResetPolicy,
 };
 pub use error::{
     AssignError, CommitError, ConnectError, ConsumeError, DeliveryError, FlushError, RequestError,
@@ -133,8 +133,8 @@ pub use weir_core::record::{
 pub use weir_core::topic::{Durability, TopicChange, TopicConfig};
 pub use weir_core::wire::frame::Reached;
 pub use weir_core::wire::message::{
-    GroupInfo, GroupPosition, HelloReply, NodeStatus, PartitionStatus, Request, ResolvedOffset,
-    Response, ShardStatus, StartAt, TopicInfo,
+    GroupInfo, GroupMember, GroupMembers, GroupPosition, HelloReply, NodeStatus, PartitionStatus,
+    Request, ResolvedOffset, Response, ShardStatus, StartAt, TopicInfo,
 };
 pub use weir_core::wire::{ErrorCode, Outcome, WireError};
 pub use weir_core::{Offset, PartitionIndex, TimestampMs, TopicId};

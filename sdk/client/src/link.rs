@@ -13,7 +13,7 @@ use weir_core::wire::message::{Hello, HelloReply};
 use weir_core::wire::{FrameKind, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, WireError};
 use weir_transport::control::{self, DecodeError, EncodeError};
 use weir_transport::{
-    ClientEndpoint, ClientProfile, CloseReason, Connection, FrameError, FrameReader,
+    ClientEndpoint, ClientProfile, CloseReason, Connection, ConnectionLost, FrameError, FrameReader,
 };
 
 use crate::backoff::Backoff;
@@ -98,6 +98,17 @@ impl Link {
         // Waits for an attempt under way, which has the old room.
         if let Some(live) = &self.state.lock().await.live {
             live.connection.expect_subscriptions(count, window);
+        }
+    }
+
+    /// The same, if it is more than there is room for.
+    pub(crate) async fn expect_more_subscriptions(&self, count: usize) {
+        let room = match *lock(&self.profile) {
+            ClientProfile::Subscribe { streams, .. } => streams,
+            ClientProfile::Control => return,
+        };
+        if count > room {
+            self.expect_subscriptions(count).await;
         }
     }
 
@@ -329,6 +340,9 @@ impl ReceiveError {
     /// Whether the same on another stream or connection may succeed.
     pub(crate) fn retryable(&self) -> bool {
         match self {
+            // Given up here because the node was silent. If the client was closed, the next
+            // attempt to connect says so.
+            Self::Stream(FrameError::Lost(ConnectionLost::ClosedHere)) => true,
             Self::Stream(error) => error.retryable(),
             Self::Refused(error) => error.code.retryable(),
             Self::NoAnswer => true,

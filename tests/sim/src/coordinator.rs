@@ -68,7 +68,10 @@ impl Coordinator {
         let (member, slot) = match ask {
             GroupAsk::Join { member, .. } | GroupAsk::Heartbeat { member, .. } => (*member, None),
             GroupAsk::Commit { member, slot, .. } => (*member, Some(*slot)),
-            GroupAsk::Leave { .. } | GroupAsk::Reset { .. } => return None,
+            GroupAsk::Leave { .. }
+            | GroupAsk::Reset { .. }
+            | GroupAsk::Rewant { .. }
+            | GroupAsk::Forget { .. } => return None,
         };
         if let Err(error) = decided {
             return Some(GroupAnswer::Refused { member, slot, error });

@@ -107,7 +107,8 @@ impl Member {
             None => {
                 let (instance, wants) = (self.instance.clone(), self.wants.clone());
                 let session_ms = (SESSION / MS) as u32;
-                GroupAsk::Join { member, instance, session_ms, wants }
+                let topics = BTreeSet::new();
+                GroupAsk::Join { member, instance, session_ms, topics, wants }
             }
         };
         self.ask(ctx, coordinator, ask);

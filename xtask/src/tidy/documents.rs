@@ -37,6 +37,7 @@ const FORMATS: &[(&str, &[&str])] = &[
             "node/crates/core/src/partition/producers.rs",
             "node/crates/core/src/partition/view.rs",
             "node/crates/core/src/metadata.rs",
+            "node/crates/broker/src/groups/rows.rs",
             "node/crates/log/src/cut_rows.rs",
             "node/crates/core/src/controller/snapshot.rs",
             "node/crates/controller/src/store.rs",

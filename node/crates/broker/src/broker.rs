@@ -7,7 +7,7 @@ use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
 use crate::gate::Turns;
-use crate::groups::Groups;
+use crate::groups::{Groups, sweep};
 use crate::modules::Modules;
 use crate::modules::files::FilesError;
 use crate::pace::Pace;
@@ -134,6 +134,7 @@ impl Shared {
         self.registry.settle_log(views);
         self.groups.settle_log(self.site.is_none());
         self.deployments.start(self);
+        self.tasks.spawn(sweep::run(self.clone()));
     }
 
     /// A partition of a topic, or that of the groups.

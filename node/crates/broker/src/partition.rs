@@ -4,6 +4,7 @@
 //! await: appends come from the network thread, durable ends from the log's writer thread.
 
 mod following;
+mod own;
 mod roles;
 mod snapshot;
 

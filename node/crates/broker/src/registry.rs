@@ -4,6 +4,7 @@ use crate::cluster::ClusterNode;
 use crate::partition::{ALONE, Partition};
 use crate::store::{Store, StoreError};
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ pub struct Registry {
     cluster: Option<Arc<ClusterNode>>,
     /// The version of the controllers' word that was adopted last.
     adopted: watch::Sender<Option<u64>>,
+    /// How often topics may have changed.
+    version: AtomicU64,
     /// Serialises changes: held across the metadata write, which readers need not wait for.
     changing: tokio::sync::Mutex<()>,
     state: RwLock<State>,
@@ -109,6 +112,7 @@ impl Registry {
             log,
             cluster,
             adopted: watch::Sender::new(None),
+            version: AtomicU64::new(1),
             changing: tokio::sync::Mutex::new(()),
             state: RwLock::new(state),
         }
@@ -190,6 +194,17 @@ impl Registry {
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<Topic> {
         self.read().image.topic(name).cloned()
+    }
+
+    /// Looks at all there is at one moment. Must not wait for anything.
+    pub fn look<R>(&self, at: impl FnOnce(&Image) -> R) -> R {
+        at(&self.read().image)
+    }
+
+    /// Another number, at least 1, whenever topics may have changed.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// All topics, by name.
@@ -357,6 +372,7 @@ impl Registry {
             let mut state = self.write();
             let gone = gone.and_then(|name| state.image.topic(name).cloned());
             state.image.apply(change);
+            self.version.fetch_add(1, Ordering::Release);
             for topic in led {
                 state.hold(&self.log, topic);
             }
@@ -397,6 +413,7 @@ impl Registry {
                 return false;
             }
             state.image = image.clone();
+            self.version.fetch_add(1, Ordering::Release);
             for topic in image.topics() {
                 state.hold(&self.log, topic);
             }

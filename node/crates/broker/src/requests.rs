@@ -3,6 +3,7 @@
 use crate::broker::Shared;
 use crate::cluster::{self, forward};
 use crate::deploy;
+use crate::groups;
 use crate::modules::files::{FilesError, ModuleFiles};
 use crate::modules::{check, files_error};
 use crate::registry::store_error;
@@ -16,7 +17,6 @@ use weir_core::limits;
 use weir_core::metadata::{Ask, Topic};
 use weir_core::module::Module;
 use weir_core::module::name::ModuleRef;
-use weir_core::topic::check_name;
 use weir_core::wire::message::{
     GroupPosition, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
@@ -75,16 +75,17 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         }
         Request::InitProducer {} => init_producer(session).await,
         Request::Offsets { topic, positions } => offsets(session, topic, &positions).await,
-        Request::CommitPositions { group, positions } => {
-            commit_positions(session, &group, positions).await
+        request @ (Request::CommitPositions { .. }
+        | Request::FetchPositions { .. }
+        | Request::ListGroups {}
+        | Request::DeleteGroup { .. }
+        | Request::JoinGroup { .. }
+        | Request::GroupHeartbeat { .. }
+        | Request::LeaveGroup { .. }
+        | Request::GroupMembers { .. }) => {
+            groups::requests::check(session, &request)?;
+            groups::requests::answer(session, request).await
         }
-        Request::FetchPositions { group } => fetch_positions(session, &group),
-        Request::ListGroups {} => {
-            session.authorize(Role::Consume, None)?;
-            session.shared.groups.check_known()?;
-            Ok(Response::Groups { groups: session.shared.groups.list() })
-        }
-        Request::DeleteGroup { group, topics } => delete_group(session, group, topics).await,
         Request::Modules {} => {
             session.authorize(Role::Consume, None)?;
             Ok(Response::Modules { modules: session.shared.registry.modules() })
@@ -143,14 +144,17 @@ fn may_see(session: &Session, topic: &str) -> bool {
         .any(|role| access.allows(session.principal(), role, Some(topic)))
 }
 
-/// Whether the client may consume a topic, which must exist.
+/// Whether the client may consume a topic, which must exist. Where another node asks, it is that
+/// node which knows its client.
 pub fn may_consume(session: &Session, topic: TopicId) -> bool {
+    let name = session.shared.registry.topic_name(topic);
+    name.is_some_and(|name| may_consume_named(session, &name))
+}
+
+/// The same of a topic that need not exist.
+pub fn may_consume_named(session: &Session, topic: &str) -> bool {
     let access = &session.shared.config.access;
-    session
-        .shared
-        .registry
-        .topic_name(topic)
-        .is_some_and(|name| access.allows(session.principal(), Role::Consume, Some(&name)))
+    session.is_forwarded() || access.allows(session.principal(), Role::Consume, Some(topic))
 }
 
 fn topics(session: &Session, names: Option<Vec<String>>) -> Result<Response, WireError> {
@@ -222,7 +226,6 @@ async fn delete_topic(session: &Session, name: String) -> Result<Response, WireE
     let topic = run_change(session, Ask::Delete { name }).await?;
     tracing::info!(topic = topic.name, peer = %session.connection.peer(), "topic deleted");
     session.shared.modules.meters().forget_topic(&topic.name);
-    session.shared.groups.forget_topic(session.shared.now(), topic.id).await;
     Ok(Response::Done {})
 }
 
@@ -302,27 +305,6 @@ async fn offsets(
     Ok(Response::Offsets { offsets })
 }
 
-async fn commit_positions(
-    session: &Session,
-    group: &str,
-    positions: Vec<GroupPosition>,
-) -> Result<Response, WireError> {
-    check_group(group)?;
-    check_positions(session, &positions)?;
-    session.shared.groups.commit(session.shared.now(), group, &positions).await?;
-    Ok(Response::Done {})
-}
-
-fn fetch_positions(session: &Session, group: &str) -> Result<Response, WireError> {
-    check_group(group)?;
-    session.authorize(Role::Consume, None)?;
-    session.shared.groups.check_known()?;
-    let visible = |p: &GroupPosition| may_consume(session, p.topic);
-    let mut positions = session.shared.groups.positions(group);
-    positions.retain(visible);
-    Ok(Response::Positions { positions })
-}
-
 /// Whether the client may store these positions, and they can be.
 pub fn check_positions(session: &Session, positions: &[GroupPosition]) -> Result<(), WireError> {
     bounded(positions.len())?;
@@ -339,18 +321,6 @@ pub fn check_positions(session: &Session, positions: &[GroupPosition]) -> Result
         }
     }
     Ok(())
-}
-
-async fn delete_group(
-    session: &Session,
-    group: String,
-    topics: Option<Vec<TopicId>>,
-) -> Result<Response, WireError> {
-    check_group(&group)?;
-    session.authorize(Role::Admin, None)?;
-    session.shared.groups.delete(session.shared.now(), &group, topics.as_deref()).await?;
-    tracing::info!(group, peer = %session.connection.peer(), "group positions deleted");
-    Ok(Response::Done {})
 }
 
 /// A step of an upload, on a thread that may wait for the disk.
@@ -435,11 +405,8 @@ async fn delete_module(session: &Session, id: ModuleRef) -> Result<Response, Wir
     Ok(Response::Done {})
 }
 
-fn check_group(group: &str) -> Result<(), WireError> {
-    check_name(group).map_err(|e| WireError::new(ErrorCode::InvalidArgument, e.to_string()))
-}
-
-fn bounded(positions: usize) -> Result<(), WireError> {
+/// Whether a request has no more positions than it may.
+pub fn bounded(positions: usize) -> Result<(), WireError> {
     if positions > POSITIONS_MAX {
         let message = format!("{positions} positions in one request; the most is {POSITIONS_MAX}");
         return Err(WireError::new(ErrorCode::InvalidArgument, message));

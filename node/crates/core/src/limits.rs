@@ -84,10 +84,23 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 1_024;
 /// Batches remembered per producer, so that a retry of any of them is recognised. Also the most
 /// batches a producer may have in flight per partition.
 pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
+/// Most consumer groups of one cluster.
+pub const GROUPS_MAX: usize = 4_096;
 /// Most members of a consumer group.
-pub const GROUP_MEMBERS_MAX: usize = 1_024;
-/// Most partitions that a consumer group divides.
-pub const GROUP_SLOTS_MAX: usize = 16_384;
+pub const GROUP_MEMBERS_MAX: usize = 256;
+/// Most partitions that a consumer group divides. One member may get them all, so they fit the
+/// streams of one connection.
+pub const GROUP_SLOTS_MAX: usize = 4_096;
+/// Most topics that one member subscribes to.
+pub const GROUP_TOPICS_MAX: usize = 256;
+/// Shortest time for which a member may be silent. It is heard of three times in that time.
+pub const GROUP_SESSION_MIN: Duration = Duration::from_millis(500);
+/// Longest time for which a member may be silent: its partitions wait as long if it died.
+pub const GROUP_SESSION_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a member may be silent unless it says; a default.
+pub const GROUP_SESSION: Duration = Duration::from_secs(10);
+/// Shortest pause between two heartbeats of a member, unless it has something to say.
+pub const GROUP_HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// Most keyed state that one partition may hold in memory, keys and values, in bytes.
 pub const STATE_BYTES_MAX: usize = 16 * MIB;
 /// Longest key of keyed state, in bytes.
@@ -312,6 +325,18 @@ const _: () = {
     assert!(COMMAND_BYTES_MAX as u64 * 4 <= CONTROLLER_LOG_BYTES);
     assert!(COMMAND_BYTES_MAX <= SUBMIT_BUDGET_BYTES);
     assert!(GROUPS_REPLICAS <= REPLICAS_MAX);
+    assert!(GROUP_SLOTS_MAX <= STREAMS_PER_CONNECTION_MAX as usize);
+    // All that a member is told, or says that it holds, fits a control message: topics by name, and
+    // at most 64 bytes for each partition.
+    assert!(GROUP_SLOTS_MAX * 64 + GROUP_TOPICS_MAX * 2 * NAME_BYTES_MAX <= CONTROL_BYTES_MAX);
+    // A list of partitions fits a value of keyed state, 12 bytes for each run of them.
+    assert!(GROUP_SLOTS_MAX * 12 <= STATE_VALUE_BYTES_MAX);
+    // Two heartbeats may be lost.
+    assert!(GROUP_HEARTBEAT_MIN.as_millis() * 3 <= GROUP_SESSION_MIN.as_millis());
+    assert!(GROUP_SESSION_MIN.as_millis() <= GROUP_SESSION.as_millis());
+    assert!(GROUP_SESSION.as_millis() <= GROUP_SESSION_MAX.as_millis());
+    // A node of a cluster that dies is replaced well before members count as silent.
+    assert!(SESSION_TIMEOUT.as_millis() * 4 <= GROUP_SESSION.as_millis());
     assert!(REPLICAS_MAX <= CLUSTER_NODES_MAX);
     assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= FOLLOW_SILENCE.as_millis());
     assert!(FOLLOW_HEARTBEAT.as_millis() * 4 <= REPLICA_LAG_MAX.as_millis());

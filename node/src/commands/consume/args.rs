@@ -10,6 +10,7 @@ use super::format::{Format, Formatter};
 use super::from::From;
 use crate::cli::Globals;
 use crate::exit::Failure;
+use crate::units::Span;
 
 /// Characters of a line where the width of the terminal is unknown.
 const WIDTH_DEFAULT: usize = 80;
@@ -25,12 +26,14 @@ Examples:
   weir consume readings --from -10m --format table         since ten minutes ago
   weir consume readings --from 2026-01-31T13:00:00Z -n 100 --format json
   weir consume readings --group dashboard                  go on where the group stopped
+  weir consume readings --group dashboard --instance hall  the same; over restarts nothing moves
   weir consume gps.position host.sensors --format json --nested | jq .value
   weir consume app.log --filter text-filter@1.0.0 --param text=ERROR
 
-Records of one partition come in their order; partitions come as they come. A group's position
-is stored once what stands before it was written to the output, so after a crash some records
-may be printed again, and none is left out.")]
+Records of one partition come in their order; partitions come as they come. Processes of one group
+share the partitions: each is printed by one of them, and where one ends or is silent for its
+session, others go on. A group's position is stored once what stands before it was written to the
+output, so after a crash some records may be printed again, and none is left out.")]
 pub struct Args {
     /// The topics
     #[arg(required = true)]
@@ -46,15 +49,22 @@ pub struct Args {
     /// End after so many records
     #[arg(long, short = 'n', value_name = "RECORDS")]
     pub count: Option<u64>,
-    /// Only this partition; may be given several times
+    /// Only this partition; may be given several times. With --group: these, shared with nobody
     #[arg(long = "partition", short = 'p', value_name = "NUMBER")]
     pub partitions: Vec<u32>,
     /// How records are printed [default: raw, or json with --json]
     #[arg(long, short, value_enum)]
     pub format: Option<Format>,
-    /// Go on where this group stopped, and store how far it got
+    /// Go on where this group stopped, share the partitions with its other members, and store how
+    /// far it got
     #[arg(long, short, value_name = "NAME")]
     pub group: Option<String>,
+    /// A name that this member of the group keeps over restarts: it gets its partitions back
+    #[arg(long, value_name = "NAME", requires = "group", conflicts_with = "partitions")]
+    pub instance: Option<String>,
+    /// How long this member may be silent before others get its partitions [default: 10s]
+    #[arg(long, value_name = "TIME", requires = "group", conflicts_with = "partitions")]
+    pub session_timeout: Option<Span>,
     /// Raw: print the key before the value
     #[arg(long)]
     pub keys: bool,
@@ -102,6 +112,11 @@ impl Args {
         let earliest = self.until_end || self.group.is_some();
         let default = if earliest { StartAt::Earliest } else { StartAt::Latest };
         self.from.unwrap_or(From::At(default))
+    }
+
+    /// Whether to be a member of the group, which says which partitions to read.
+    pub fn is_member(&self) -> bool {
+        self.group.is_some() && self.partitions.is_empty()
     }
 
     /// What happens where a position is no longer in the log.
@@ -196,6 +211,8 @@ mod tests {
         assert_eq!(at("t --from 7"), (offset, ResetPolicy::Fail));
         assert_eq!(at("t --from 7 --group g"), (offset, ResetPolicy::Earliest));
         assert!(matches!(at("t --from -10m"), (From::Ago(_), ResetPolicy::Earliest)));
+        assert!(args("t --group g").is_member() && !args("t --group g -p 1").is_member());
+        assert!(!args("t").is_member());
         assert_eq!(args("t --separator \\t|\\n").separator.0, b"\t|\n");
         assert_eq!(args("t u -p 1 -p 2 -n 5").partitions, [1, 2]);
     }

@@ -1,19 +1,21 @@
 //! `weir consume`: records of topics to stdout.
 //!
 //! This task takes batches from the SDK and prints them into chunks; a thread writes the chunks
-//! ([`output`]). A group's positions are stored for what that thread has written, not before.
+//! ([`output`]). A group's positions are stored for what that thread has written, not before: as
+//! a member of the group, or as nobody's where partitions are named.
 
 mod args;
 mod format;
 pub mod from;
 mod output;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use weir_client::{Batch, Client, Consumer};
+use weir_client::{Batch, Client, CommitError, Consumer, ConsumerBuilder, ErrorCode};
+use weir_core::group::Generation;
 use weir_core::ids::PartitionIndex;
 use weir_core::wire::message::{GroupPosition, StartAt, TopicInfo};
 use weir_core::{Offset, TimestampMs, TopicId};
@@ -40,8 +42,13 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     for name in &args.topics {
         topics.push(sdk::topic(&client, name, None).await?);
     }
-    let starts = starts(&client, &args, &topics).await?;
-    let consumer = subscribe(&client, &args, &starts).await?;
+    let consumer = match args.is_member() {
+        true => join(&client, &args).await?,
+        false => {
+            let starts = starts(&client, &args, &topics).await?;
+            subscribe(&client, &args, &starts).await?
+        }
+    };
     let ids = topics.iter().map(|topic| (Arc::from(topic.name.as_str()), topic.id)).collect();
     let run = Run {
         client: client.clone(),
@@ -107,13 +114,33 @@ fn chosen_partitions(asked: &[u32], topic: &TopicInfo) -> Result<Vec<u32>, Failu
     }
 }
 
-async fn subscribe(client: &Client, args: &Args, starts: &[Start]) -> Result<Consumer, Failure> {
+fn builder(client: &Client, args: &Args) -> ConsumerBuilder {
     let builder = client.consumer().auto_commit(None).reset(args.reset());
     let builder = match args.filter() {
         Some(filter) => builder.filter(filter),
         None => builder,
     };
-    let mut consumer = builder.until_end(args.until_end).build();
+    builder.until_end(args.until_end)
+}
+
+/// As a member of the group.
+async fn join(client: &Client, args: &Args) -> Result<Consumer, Failure> {
+    let mut builder = builder(client, args).begin_at(args.from().resolve(sdk::now_ms()));
+    if let Some(group) = &args.group {
+        builder = builder.group(group);
+    }
+    if let Some(instance) = &args.instance {
+        builder = builder.instance(instance);
+    }
+    if let Some(session) = args.session_timeout {
+        builder = builder.session_timeout(session.0);
+    }
+    let topics: Vec<&str> = args.topics.iter().map(String::as_str).collect();
+    builder.subscribe(&topics).await.map_err(|error| sdk::assign_failure(&error))
+}
+
+async fn subscribe(client: &Client, args: &Args, starts: &[Start]) -> Result<Consumer, Failure> {
+    let mut consumer = builder(client, args).build();
     let partitions: Vec<(&str, u32, StartAt)> = starts
         .iter()
         .map(|(topic, partition, start)| (topic.as_str(), *partition, *start))
@@ -148,14 +175,15 @@ enum Ended {
 impl Run {
     async fn consume(mut self, mut consumer: Consumer) -> CommandResult {
         let ended = self.pump(&mut consumer).await;
-        // Positions are stored here, not by the consumer, so closing has nothing to fail at.
-        let _ = consumer.close().await;
         let Run { args, client, ids, output, .. } = self;
         let (written, positions) = output.finish().await;
         let committed = match &args.group {
+            Some(_) if args.is_member() => commit_as_member(&consumer, positions).await,
             Some(group) => commit(&client, group, &ids, positions).await,
             None => Ok(()),
         };
+        // Positions are stored here, not by the consumer, so closing has nothing to fail at.
+        let _ = consumer.close().await;
         match ended {
             Ended::Failed(failure) => return Err(failure),
             Ended::Output | Ended::Done | Ended::Interrupted => written?,
@@ -181,16 +209,24 @@ impl Run {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let interrupted = sdk::interrupted();
         tokio::pin!(interrupted);
+        let mut assigned = consumer.watch_assignment();
         while self.left > 0 {
             let batch = tokio::select! {
                 biased;
                 () = &mut interrupted => return Ended::Interrupted,
                 () = self.output.ended() => return Ended::Output,
+                // What is to be let go of goes once it is stored.
+                Ok(()) = assigned.changed() => {
+                    if let Err(failure) = self.commit_written(consumer).await {
+                        return Ended::Failed(failure);
+                    }
+                    continue;
+                }
                 _ = tick.tick(), if self.args.group.is_some() => {
                     if self.pass_over(consumer).await.is_err() {
                         return Ended::Output;
                     }
-                    if let Err(failure) = self.commit_written().await {
+                    if let Err(failure) = self.commit_written(consumer).await {
                         return Ended::Failed(failure);
                     }
                     continue;
@@ -252,8 +288,11 @@ impl Run {
     }
 
     /// Stores the positions of what was written since the last call.
-    async fn commit_written(&self) -> Result<(), Failure> {
+    async fn commit_written(&self, consumer: &Consumer) -> Result<(), Failure> {
         match &self.args.group {
+            Some(_) if self.args.is_member() => {
+                commit_as_member(consumer, self.output.take_positions()).await
+            }
             Some(group) => {
                 commit(&self.client, group, &self.ids, self.output.take_positions()).await
             }
@@ -274,6 +313,7 @@ async fn commit(
             partition: PartitionIndex(*partition),
             offset: *offset,
             committed_at: TimestampMs::default(),
+            since: Generation::default(),
         })
     });
     let stored: Vec<GroupPosition> = stored.collect();
@@ -282,6 +322,41 @@ async fn commit(
     }
     let result = client.admin().reset_group(group, stored).await;
     result.map_err(|error| sdk::request_failure("storing the group's positions", &error))
+}
+
+/// Stores what is still this member's to store. What others own by now they print again.
+async fn commit_as_member(
+    consumer: &Consumer,
+    positions: BTreeMap<Partition, Offset>,
+) -> Result<(), Failure> {
+    let held: HashSet<Partition> =
+        consumer.assignment().map(|(topic, partition)| (topic.clone(), partition)).collect();
+    let ours = positions.iter().filter(|(partition, _)| held.contains(*partition));
+    let ours: Vec<(&str, u32, Offset)> =
+        ours.map(|((topic, partition), offset)| (&**topic, *partition, *offset)).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let error = match consumer.commit_offsets(&ours).await {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let code = match &error {
+        CommitError::Request(error) => error.code(),
+        _ => None,
+    };
+    match (&error, code) {
+        // Another member is there, or further on; the consumer goes on with what it is given.
+        (CommitError::NotOwner { .. } | CommitError::NotAssigned { .. }, _)
+        | (_, Some(ErrorCode::WentBack | ErrorCode::UnknownMember)) => {
+            crate::output::note(false, &format!("not all positions were stored: {error}"));
+            Ok(())
+        }
+        (CommitError::Request(error), _) => {
+            Err(sdk::request_failure("storing the group's positions", error))
+        }
+        _ => Err(Failure::new(Exit::Error, error.to_string())),
+    }
 }
 
 #[cfg(test)]

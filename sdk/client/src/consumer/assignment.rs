@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 use weir_core::Offset;
+use weir_core::group::Generation;
 use weir_core::limits::{STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
 use weir_core::wire::frame::DataHeader;
 use weir_core::wire::message::{StartAt, TopicInfo};
@@ -43,15 +44,15 @@ impl Consumer {
         }
     }
 
-    /// Starts over with these partitions.
-    pub(super) fn replace(&mut self, wanted: Vec<Wanted>) -> Result<(), AssignError> {
+    /// Starts over with these partitions, on a connection for `count` of them.
+    pub(super) fn replace(&mut self, wanted: Vec<Wanted>, count: usize) -> Result<(), AssignError> {
         let max = STREAMS_PER_CONNECTION_MAX as usize;
-        if wanted.len() > max {
-            return Err(AssignError::TooMany { asked: wanted.len(), max });
+        if count > max {
+            return Err(AssignError::TooMany { asked: count, max });
         }
         self.clear();
-        self.positions.clear();
-        let profile = self.settings.profile(wanted.len());
+        self.positions.clear(None);
+        let profile = self.settings.profile(count);
         self.link = Some(Arc::new(self.settings.client.subscription_link(profile)));
         wanted.into_iter().for_each(|wanted| self.add(wanted));
         Ok(())
@@ -59,20 +60,43 @@ impl Consumer {
 
     fn add(&mut self, wanted: Wanted) {
         let Wanted { topic, partition, start, stored } = wanted;
-        let slot = self.partitions.len();
         let name = self.partitions.iter().map(|p| &p.source.topic).find(|t| ***t == topic.name);
         let name = name.cloned().unwrap_or_else(|| topic.name.as_str().into());
-        let source = Arc::new(Source::new(name.clone(), topic.id, partition));
-        let (reader, generation) = self.spawn_reader(slot, source.clone(), start);
-        self.positions.add(topic.id, partition, stored);
-        self.slots.insert((name, partition), slot);
+        let source = Arc::new(Source::new(name, topic.id, partition));
+        self.add_source(source, Some(start), (stored, Generation::default()));
+    }
+
+    /// Adds a partition, and reads it from `start` on, or not until it is started again.
+    pub(super) fn add_source(
+        &mut self,
+        source: Arc<Source>,
+        start: Option<StartAt>,
+        (stored, since): (Option<Offset>, Generation),
+    ) {
+        let slot = self.partitions.len();
+        self.positions.add(source.topic_id, source.partition, stored, since);
+        self.slots.insert((source.topic.clone(), source.partition), slot);
         self.partitions.push(Assigned {
             source,
-            reader,
-            generation,
-            running: true,
+            reader: None,
+            generation: 0,
+            running: false,
             position: None,
         });
+        if let Some(start) = start {
+            self.start_again(slot, start, None);
+        }
+    }
+
+    /// Reads a partition that is not being read, from `start` on; `position`, if that is known.
+    pub(super) fn start_again(&mut self, slot: usize, start: StartAt, position: Option<Offset>) {
+        let source = self.partitions[slot].source.clone();
+        let (reader, generation) = self.spawn_reader(slot, source, start);
+        let assigned = &mut self.partitions[slot];
+        assigned.reader = Some(reader);
+        assigned.generation = generation;
+        assigned.running = true;
+        assigned.position = position;
         self.running += 1;
     }
 
@@ -107,7 +131,9 @@ impl Consumer {
     pub(super) fn stop(&mut self, slot: usize) {
         self.current.take_if(|frame| frame.slot == slot);
         let assigned = &mut self.partitions[slot];
-        assigned.reader.abort();
+        if let Some(reader) = assigned.reader.take() {
+            reader.abort();
+        }
         assigned.generation = 0;
         if std::mem::replace(&mut assigned.running, false) {
             self.running -= 1;
@@ -131,6 +157,9 @@ impl Consumer {
         self.record_batch = None;
         self.handed_out = None;
         while self.grown.try_recv().is_ok() {}
+        if let Some(membership) = self.membership.take() {
+            membership.abandon();
+        }
     }
 
     pub(super) fn slot(&self, topic: &str, partition: u32) -> Option<usize> {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use weir_core::limits::{KIB, MIB};
-use weir_core::wire::message::FilterSpec;
+use weir_core::limits::{GROUP_SESSION, GROUP_SESSION_MAX, GROUP_SESSION_MIN, KIB, MIB};
+use weir_core::wire::message::{FilterSpec, StartAt};
 
 use super::{Consumer, ResetPolicy};
 use crate::client::{Client, METADATA_AGE_MAX};
+use crate::error::AssignError;
 
 /// Smallest prefetch budget.
 const PREFETCH_BYTES_MIN: usize = 64 * KIB;
@@ -36,6 +37,9 @@ pub(super) struct Settings {
     pub(super) skip_damage: bool,
     pub(super) metadata_refresh: Duration,
     pub(super) filter: Option<FilterSpec>,
+    pub(super) instance: Option<String>,
+    pub(super) session: Duration,
+    pub(super) begin: Option<StartAt>,
 }
 
 impl Settings {
@@ -60,6 +64,9 @@ impl ConsumerBuilder {
             skip_damage: false,
             metadata_refresh: METADATA_AGE_MAX,
             filter: None,
+            instance: None,
+            session: GROUP_SESSION,
+            begin: None,
         };
         ConsumerBuilder { settings }
     }
@@ -118,6 +125,45 @@ impl ConsumerBuilder {
     pub fn filter(mut self, filter: FilterSpec) -> ConsumerBuilder {
         self.settings.filter = Some(filter);
         self
+    }
+
+    /// A name that this member of a group keeps over restarts; default none. A process that joins
+    /// under the name of another takes over its partitions at once and nothing else moves; the
+    /// other one fails. So each process of a group has a name of its own. Only for
+    /// [`Consumer::subscribe`].
+    pub fn instance(mut self, name: impl Into<String>) -> ConsumerBuilder {
+        self.settings.instance = Some(name.into());
+        self
+    }
+
+    /// How long a member may be silent before others get its partitions; default 10 s, clamped to
+    /// 0.5 s and 30 min. Shorter than the cluster takes to replace a node (about a second), members
+    /// lose their partitions with it. Only for [`Consumer::subscribe`].
+    pub fn session_timeout(mut self, session: Duration) -> ConsumerBuilder {
+        self.settings.session = session.clamp(GROUP_SESSION_MIN, GROUP_SESSION_MAX);
+        self
+    }
+
+    /// Where a member begins with partitions that have no position; default as
+    /// [`ConsumerBuilder::reset`] says. Unless that is the earliest record, the beginning is stored
+    /// as the partition's position before anything is handed out. Only for
+    /// [`Consumer::subscribe`].
+    pub fn begin_at(mut self, start: StartAt) -> ConsumerBuilder {
+        self.settings.begin = Some(start);
+        self
+    }
+
+    /// Makes the consumer and has it become a member of its group, as [`Consumer::subscribe`].
+    ///
+    /// # Errors
+    /// As [`Consumer::subscribe`].
+    ///
+    /// # Cancel safety
+    /// As [`Consumer::subscribe`].
+    pub async fn subscribe(self, topics: &[&str]) -> Result<Consumer, AssignError> {
+        let mut consumer = self.build();
+        consumer.subscribe(topics).await?;
+        Ok(consumer)
     }
 
     /// Makes the consumer. It connects when it is assigned partitions.

@@ -21,13 +21,16 @@ impl Consumer {
             return Poll::Ready(Ok(Some(self.hand_out(batch))));
         }
         loop {
+            if self.membership.is_some() {
+                self.poll_membership(context)?;
+            }
             if let Some(result) = self.cut() {
                 return Poll::Ready(result.map(|batch| Some(self.hand_out(batch))));
             }
             while let Poll::Ready(Some(topic)) = self.grown.poll_recv(context) {
                 self.handle_grown(&topic);
             }
-            if self.running == 0 {
+            if self.running == 0 && !self.may_get_more() {
                 return Poll::Ready(Ok(None));
             }
             // This consumer holds a sender itself, so the queue does not end.
@@ -47,8 +50,7 @@ impl Consumer {
             if let (Some(record), Some(batch)) = (self.records.pop_front(), &self.record_batch) {
                 if let Some(slot) = self.slot(&batch.topic, batch.partition) {
                     let next = record.offset.plus(1);
-                    self.partitions[slot].position = Some(next);
-                    self.handed_out = Some((slot, next));
+                    self.note_handed(slot, next);
                 }
                 return Poll::Ready(Ok(Some(record)));
             }
@@ -58,7 +60,11 @@ impl Consumer {
             };
             // Nothing of it was handed out yet.
             if let Some((slot, _)) = self.handed_out.take() {
-                self.partitions[slot].position = Some(batch.first_offset());
+                let first = batch.first_offset();
+                self.partitions[slot].position = Some(first);
+                if self.membership.is_some() {
+                    self.positions.handed(slot, first);
+                }
             }
             self.records = batch.owned_records().collect();
             self.record_batch = Some(batch);
@@ -75,11 +81,17 @@ impl Consumer {
 
     fn hand_out(&mut self, batch: Batch) -> Batch {
         if let Some(slot) = self.slot(&batch.topic, batch.partition) {
-            let next = batch.end_offset();
-            self.partitions[slot].position = Some(next);
-            self.handed_out = Some((slot, next));
+            self.note_handed(slot, batch.end_offset());
         }
         batch
+    }
+
+    fn note_handed(&mut self, slot: usize, next: Offset) {
+        self.partitions[slot].position = Some(next);
+        self.handed_out = Some((slot, next));
+        if self.membership.is_some() {
+            self.positions.handed(slot, next);
+        }
     }
 
     /// The application asked for more, or to commit: it is done with what it had.

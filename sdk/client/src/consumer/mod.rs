@@ -9,15 +9,17 @@ mod assignment;
 mod batch;
 mod builder;
 mod handout;
+mod membership;
 mod positions;
 mod reader;
 mod streams;
+mod subscribing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use weir_core::Offset;
 use weir_core::wire::frame::DataHeader;
@@ -25,12 +27,14 @@ use weir_core::wire::message::{StartAt, TopicInfo};
 
 pub use batch::{Batch, ConsumerRecord};
 pub use builder::ConsumerBuilder;
+pub use membership::MemberAssignment;
 pub use streams::{BatchStream, RecordStream};
 
 use crate::error::{AssignError, CommitError, ConsumeError};
 use crate::link::Link;
 use assignment::Wanted;
 use builder::Settings;
+use membership::Membership;
 use positions::Positions;
 use reader::{Event, Source};
 
@@ -93,10 +97,13 @@ impl PartitionLag {
 /// come again (at least once). Positions stored automatically are those of batches before the one
 /// handed out last: the application is taken to be done with a batch when it asks for the next.
 ///
-/// There is no distribution of partitions over the members of a group yet: each consumer reads
-/// what it was assigned, and two of one group overwrite each other's positions.
+/// *Who reads what.* [`Consumer::subscribe`] makes the consumer a member of its group, which
+/// shares the partitions out. [`Consumer::assign`] and [`Consumer::assign_topics`] read what they
+/// are told: two consumers of one group then overwrite each other's positions, and while the group
+/// has members they can store none.
 ///
 /// Dropping a consumer ends its subscriptions and stores nothing more; [`Consumer::close`] does.
+/// A member that is dropped is one for the others until its session ends.
 #[derive(Debug)]
 pub struct Consumer {
     settings: Settings,
@@ -122,6 +129,9 @@ pub struct Consumer {
     /// What was handed out last, which the application may still be at.
     handed_out: Option<(usize, Offset)>,
     resets: VecDeque<PositionReset>,
+    /// Its place in the group, if it is a member.
+    membership: Option<Membership>,
+    told: watch::Sender<MemberAssignment>,
     /// Tasks that end with the consumer.
     commit_task: Option<AbortHandle>,
     growth_task: Option<AbortHandle>,
@@ -131,7 +141,7 @@ pub struct Consumer {
 #[derive(Debug)]
 struct Assigned {
     source: Arc<Source>,
-    reader: AbortHandle,
+    reader: Option<AbortHandle>,
     generation: u64,
     running: bool,
     /// The offset of the next record to be handed out; unknown until the node has said it.
@@ -168,6 +178,8 @@ impl Consumer {
             record_batch: None,
             handed_out: None,
             resets: VecDeque::new(),
+            membership: None,
+            told: watch::Sender::default(),
             commit_task: None,
             growth_task: None,
             settings,
@@ -198,7 +210,8 @@ impl Consumer {
             }
             wanted.push(Wanted { topic: topic.clone(), partition, start, stored: None });
         }
-        self.replace(wanted)
+        let count = wanted.len();
+        self.replace(wanted, count)
     }
 
     /// Reads all partitions of these topics, instead of what was read before: each from the
@@ -234,7 +247,8 @@ impl Consumer {
                 wanted.push(Wanted { topic: topic.clone(), partition, start, stored });
             }
         }
-        self.replace(wanted)?;
+        let count = wanted.len();
+        self.replace(wanted, count)?;
         if !self.settings.until_end {
             self.watch_growth(found);
         }
@@ -249,6 +263,7 @@ impl Consumer {
     pub fn seek(&mut self, topic: &str, partition: u32, start: StartAt) -> Result<(), AssignError> {
         let slot = self
             .slot(topic, partition)
+            .filter(|slot| self.holds(*slot))
             .ok_or_else(|| AssignError::NotAssigned { topic: topic.to_owned(), partition })?;
         self.handed_out_is_done();
         self.stop(slot);
@@ -256,22 +271,15 @@ impl Consumer {
             self.record_batch = None;
             self.records.clear();
         }
-        let source = self.partitions[slot].source.clone();
-        let (reader, generation) = self.spawn_reader(slot, source, start);
-        let assigned = &mut self.partitions[slot];
-        assigned.reader = reader;
-        assigned.generation = generation;
-        assigned.running = true;
-        assigned.position = None;
-        self.running += 1;
+        self.start_again(slot, start, None);
         Ok(())
     }
 
-    /// Reads nothing any more. Positions that were not stored are forgotten:
-    /// [`Consumer::commit`] first.
+    /// Reads nothing any more, and is no member of its group. Positions that were not stored are
+    /// forgotten: [`Consumer::commit`] first. Must be called on a tokio runtime.
     pub fn unsubscribe(&mut self) {
         self.clear();
-        self.positions.clear();
+        self.positions.clear(None);
     }
 
     /// The next records of some partition; `None` when every partition has ended
@@ -311,26 +319,29 @@ impl Consumer {
     /// assigned, or the node has not said yet where the subscription begins.
     #[must_use]
     pub fn position(&self, topic: &str, partition: u32) -> Option<Offset> {
-        let slot = self.slot(topic, partition)?;
+        let slot = self.slot(topic, partition).filter(|slot| self.holds(*slot))?;
         self.partitions[slot].position
     }
 
     /// How far this consumer is behind, per partition that the node has said anything about.
     #[must_use]
     pub fn lag(&self) -> Vec<PartitionLag> {
-        let lag = |assigned: &Assigned| {
+        let lag = |(slot, assigned): (usize, &Assigned)| {
+            self.holds(slot).then_some(())?;
             let position = assigned.position?;
             let (high_watermark, log_start) = assigned.source.bounds()?;
             let Source { topic, partition, .. } = &*assigned.source;
             let (topic, partition) = (topic.clone(), *partition);
             Some(PartitionLag { topic, partition, position, high_watermark, log_start })
         };
-        self.partitions.iter().filter_map(lag).collect()
+        self.partitions.iter().enumerate().filter_map(lag).collect()
     }
 
-    /// The partitions that are assigned.
+    /// The partitions that are assigned. Of a member: those that it reads or has not let go of, as
+    /// of the last call for records.
     pub fn assignment(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
-        self.partitions.iter().map(|assigned| (&assigned.source.topic, assigned.source.partition))
+        let held = self.partitions.iter().enumerate().filter(|(slot, _)| self.holds(*slot));
+        held.map(|(_, assigned)| (&assigned.source.topic, assigned.source.partition))
     }
 
     /// Positions that the reset policy, or skipping of damage, moved since the last call. The
@@ -363,14 +374,15 @@ impl Consumer {
         for &(topic, partition, offset) in offsets {
             let slot = self
                 .slot(topic, partition)
+                .filter(|slot| self.holds(*slot))
                 .ok_or_else(|| CommitError::NotAssigned { topic: topic.to_owned(), partition })?;
             known.push((slot, offset));
         }
         self.positions.commit_offsets(&known).await
     }
 
-    /// Ends the subscriptions and, with automatic commits, stores the positions after the last
-    /// records that were handed out.
+    /// Ends the subscriptions, with automatic commits stores the positions after the last records
+    /// that were handed out, and leaves the group: others get its partitions at once.
     ///
     /// # Errors
     /// [`CommitError`], where the positions could not be stored.
@@ -383,6 +395,13 @@ impl Consumer {
         if let Some(link) = self.link.take() {
             link.close().await;
         }
-        if self.settings.commits_by_itself() { self.positions.commit().await } else { Ok(()) }
+        let by_itself = self.settings.commits_by_itself();
+        let stored = if by_itself { self.positions.commit().await } else { Ok(()) };
+        if let Some(membership) = self.membership.take()
+            && let Err(error) = membership.leave().await
+        {
+            tracing::debug!(%error, "the group learns by itself that a member is gone");
+        }
+        stored
     }
 }

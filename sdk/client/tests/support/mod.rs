@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use weir_client::{Client, ClientConfig, TlsConfig};
+use weir_core::group::Generation;
 use weir_core::ids::{Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
 use weir_core::limits::{CONTROL_BYTES_MAX, FRAME_BYTES_MAX};
 use weir_core::partition::producers::{ProducerBatch, ProducerTable, Sequence, SequenceError};
@@ -390,7 +391,7 @@ fn answer(shared: &Shared, request: &Request) -> Response {
             };
             Response::Offsets { offsets: positions.iter().map(resolve).collect() }
         }
-        Request::CommitPositions { group, positions } => {
+        Request::CommitPositions { group, positions, .. } => {
             state.commits += 1;
             let stored = state.groups.entry(group.clone()).or_default();
             stored.extend(positions.iter().map(|at| ((at.topic, at.partition), at.offset)));
@@ -400,7 +401,8 @@ fn answer(shared: &Shared, request: &Request) -> Response {
             let stored = state.groups.get(group).into_iter().flatten();
             let position =
                 |(&(topic, partition), &offset): (&(TopicId, PartitionIndex), &Offset)| {
-                    GroupPosition { topic, partition, offset, committed_at: TimestampMs(0) }
+                    let (committed_at, since) = (TimestampMs(0), Generation::default());
+                    GroupPosition { topic, partition, offset, committed_at, since }
                 };
             Response::Positions { positions: stored.map(position).collect() }
         }
@@ -409,6 +411,8 @@ fn answer(shared: &Shared, request: &Request) -> Response {
                 name: name.clone(),
                 positions: positions.len() as u32,
                 committed_at: TimestampMs(0),
+                members: 0,
+                moving: 0,
             };
             Response::Groups { groups: state.groups.iter().map(info).collect() }
         }

@@ -1,11 +1,13 @@
 //! Control messages and the frames of the hot paths.
 
 use super::TIME;
+use super::groups;
 use bytes::{BufMut, Bytes, BytesMut};
 use weir_core::deploy::http::HttpGrant;
 use weir_core::deploy::{
     Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError, Version,
 };
+use weir_core::group::Generation;
 use weir_core::ids::{
     Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, ProducerId, TimestampMs,
     TopicId,
@@ -31,8 +33,8 @@ use weir_core::wire::message::{
 };
 use weir_core::wire::{ErrorCode, FrameKind, Outcome, WireError};
 
-const TOPIC: TopicId = TopicId(12);
-const PARTITION: PartitionIndex = PartitionIndex(3);
+pub(super) const TOPIC: TopicId = TopicId(12);
+pub(super) const PARTITION: PartitionIndex = PartitionIndex(3);
 
 /// A frame: the header of `docs/wire.md`, then `body`.
 pub fn frame(kind: FrameKind, body: &[u8]) -> Vec<u8> {
@@ -109,7 +111,7 @@ pub fn requests() -> Vec<Request> {
     let name = || "vehicles.gps".to_owned();
     let group = || "dashboard".to_owned();
     let positions = starts().map(|start| (PARTITION, start)).to_vec();
-    vec![
+    let mut requests = vec![
         Request::Topics { names: None },
         Request::Topics { names: Some(vec![name(), "b".into()]) },
         Request::CreateTopic { name: name(), config: topic_config() },
@@ -118,7 +120,11 @@ pub fn requests() -> Vec<Request> {
         Request::TrimPartition { topic: name(), partition: PARTITION, before: Offset(9) },
         Request::InitProducer {},
         Request::Offsets { topic: TOPIC, positions },
-        Request::CommitPositions { group: group(), positions: vec![group_position()] },
+        Request::CommitPositions {
+            group: group(),
+            positions: vec![group_position()],
+            member: None,
+        },
         Request::FetchPositions { group: group() },
         Request::ListGroups {},
         Request::DeleteGroup { group: group(), topics: Some(vec![TOPIC]) },
@@ -165,6 +171,9 @@ pub fn requests() -> Vec<Request> {
                 nodes: vec![NodeId(2), NodeId(1)],
             },
         },
+    ];
+    requests.extend(groups::requests());
+    requests.extend([
         Request::Informed { version: 812 },
         Request::HoldModule { sha256: sha256(), bytes: 1 << 20 },
         Request::ModulePart { sha256: sha256(), at: 262_144 },
@@ -174,7 +183,8 @@ pub fn requests() -> Vec<Request> {
             restore: vec![(PARTITION, Offset(7))],
             rollback: true,
         },
-    ]
+    ]);
+    requests
 }
 
 fn sha256() -> String {
@@ -185,9 +195,10 @@ fn module_id() -> ModuleRef {
     "gps-geofence@1.2.0".parse().expect("a reference")
 }
 
-fn group_position() -> GroupPosition {
+pub(super) fn group_position() -> GroupPosition {
     let offset = Offset(i64::MAX / 2);
-    GroupPosition { topic: TOPIC, partition: PARTITION, offset, committed_at: TIME }
+    let since = Generation::default();
+    GroupPosition { topic: TOPIC, partition: PARTITION, offset, committed_at: TIME, since }
 }
 
 /// Every kind of response.
@@ -204,8 +215,14 @@ pub fn responses() -> Vec<Response> {
         log_start: Offset(2),
         high_watermark: Offset(9),
     };
-    let group = GroupInfo { name: "dashboard".into(), positions: 4, committed_at: TIME };
-    vec![
+    let group = GroupInfo {
+        name: "dashboard".into(),
+        positions: 4,
+        committed_at: TIME,
+        members: 0,
+        moving: 0,
+    };
+    let mut responses = vec![
         Response::Error(wire_error()),
         Response::Done {},
         Response::Topics { topics: vec![topic] },
@@ -238,10 +255,14 @@ pub fn responses() -> Vec<Response> {
             }],
         },
         Response::Cluster(Box::new(cluster())),
+    ];
+    responses.extend(groups::responses());
+    responses.extend([
         Response::ModulePart { data: Bytes::from_static(b"\0asm") },
         Response::Delivered { next: Offset(41) },
         Response::Deployments { deployments: vec![ending()] },
-    ]
+    ]);
+    responses
 }
 
 fn cluster() -> ClusterStatus {

@@ -2,6 +2,7 @@
 //! golden files. Nothing here depends on time or chance.
 
 pub mod certificates;
+pub mod groups;
 pub mod messages;
 pub mod replica;
 pub mod storage;

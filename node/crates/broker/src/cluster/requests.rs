@@ -1,7 +1,8 @@
 //! Requests that concern the cluster, or that another node of it has to answer.
 
 use super::{INFORM_PATIENCE, forward, no_cluster};
-use crate::requests::{check_positions, may_consume, unknown_topic};
+use crate::groups;
+use crate::requests::unknown_topic;
 use crate::session::Session;
 use tokio::time::timeout;
 use weir_core::access::Role;
@@ -20,13 +21,15 @@ pub async fn elsewhere(
     let shared = &session.shared;
     shared.site.as_ref().filter(|_| !session.is_forwarded())?;
     let refused = match request {
-        Request::CommitPositions { positions, .. } => check_positions(session, positions).err(),
-        Request::FetchPositions { .. } | Request::ListGroups {} => {
-            session.authorize(Role::Consume, None).err()
-        }
-        Request::DeleteGroup { .. } | Request::TrimPartition { .. } => {
-            session.authorize(Role::Admin, None).err()
-        }
+        Request::CommitPositions { .. }
+        | Request::FetchPositions { .. }
+        | Request::ListGroups {}
+        | Request::DeleteGroup { .. }
+        | Request::JoinGroup { .. }
+        | Request::GroupHeartbeat { .. }
+        | Request::LeaveGroup { .. }
+        | Request::GroupMembers { .. } => groups::requests::check(session, request).err(),
+        Request::TrimPartition { .. } => session.authorize(Role::Admin, None).err(),
         _ => return None,
     };
     if let Some(error) = refused {
@@ -41,14 +44,7 @@ pub async fn elsewhere(
     };
     let (peers, leader) = shared.route(session, &partition)?;
     let answered = forward::request(peers, leader, request).await;
-    // Of positions in topics that it may not consume from, a client learns nothing.
-    Some(answered.map(|response| match response {
-        Response::Positions { mut positions } => {
-            positions.retain(|position| may_consume(session, position.topic));
-            Response::Positions { positions }
-        }
-        other => other,
-    }))
+    Some(answered.map(|response| groups::requests::visible(session, response)))
 }
 
 /// Answers another node once this one knows what the controllers decided up to a version, or after

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use weir_broker::{Broker, BrokerConfig};
+use weir_core::group::Generation;
 use weir_core::limits;
 use weir_core::record::{BatchBuilder, Compression, NO_HEADERS, RecordBatch, split_batches};
 use weir_core::topic::TopicConfig;
@@ -85,8 +86,10 @@ impl Client {
             partition: PartitionIndex(0),
             offset: Offset(offset),
             committed_at: TimestampMs(0),
+            since: Generation(0),
         };
-        let commit = Request::CommitPositions { group: group.into(), positions: vec![position] };
+        let (group, positions) = (group.into(), vec![position]);
+        let commit = Request::CommitPositions { group, positions, member: None };
         let answer = tokio::time::timeout(PATIENCE, self.request(&commit)).await.unwrap();
         assert_eq!(answer, Response::Done {});
     }

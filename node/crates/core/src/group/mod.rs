@@ -28,6 +28,11 @@
 //!
 //! A position is taken only from the owner, under the generation in which it came to own the
 //! partition. Whoever lost it meanwhile is told, and no commit of its can undo the new owner's.
+//!
+//! # Topics
+//!
+//! Members name topics; which partitions those have is known to whoever drives the group, and may
+//! change. It says so with [`GroupAsk::Rewant`], and forgets positions with [`GroupAsk::Forget`].
 
 mod assign;
 pub mod sessions;
@@ -61,7 +66,10 @@ pub struct Member {
     pub instance: Option<String>,
     /// How long it may be silent, in milliseconds.
     pub session_ms: u32,
-    /// The partitions of the topics that it subscribes to.
+    /// The names of the topics that it subscribes to.
+    #[serde(default)]
+    pub topics: BTreeSet<String>,
+    /// The partitions of those topics, as far as they exist.
     pub wants: BTreeSet<Slot>,
     /// Those that it shall own in the present generation.
     pub target: BTreeSet<Slot>,
@@ -96,7 +104,9 @@ pub enum GroupAsk {
         instance: Option<String>,
         /// How long it may be silent, in milliseconds.
         session_ms: u32,
-        /// The partitions that it would work on.
+        /// The names of the topics that it subscribes to.
+        topics: BTreeSet<String>,
+        /// The partitions that it would work on: those of the topics.
         wants: BTreeSet<Slot>,
     },
     /// Be a member no longer: said by itself, or of one that was silent.
@@ -129,6 +139,17 @@ pub enum GroupAsk {
         /// The new positions.
         positions: BTreeMap<Slot, Offset>,
     },
+    /// The topics that members subscribe to have other partitions than before.
+    Rewant {
+        /// What each of these members wants now; one that is not known is passed over.
+        wants: BTreeMap<MemberId, BTreeSet<Slot>>,
+    },
+    /// Positions are of no use any more. Not refused while there are members: those partitions are
+    /// gone.
+    Forget {
+        /// Of which partitions.
+        slots: BTreeSet<Slot>,
+    },
 }
 
 /// A decided change: rows that are now so.
@@ -142,6 +163,9 @@ pub struct GroupChange {
     pub owners: BTreeMap<Slot, Option<Owner>>,
     /// Positions.
     pub positions: BTreeMap<Slot, Offset>,
+    /// Partitions that have no position any more.
+    #[serde(default)]
+    pub forgotten: BTreeSet<Slot>,
 }
 
 impl GroupChange {
@@ -173,7 +197,7 @@ pub enum GroupError {
         got: Offset,
     },
     /// Positions are reset only while nobody works.
-    #[error("the group has members: stop them before a reset")]
+    #[error("the group has members: stop them first")]
     Active,
     /// The group is as large as it may be.
     #[error(
@@ -221,14 +245,44 @@ impl Group {
         owned.map(|(&slot, owner)| (slot, owner.since)).collect()
     }
 
+    /// How many partitions a member shall own and does not yet: others have not let go of them, or
+    /// it has not asked for them.
+    #[must_use]
+    pub fn pending(&self, member: MemberId) -> usize {
+        let Some(known) = self.members.get(&member) else { return 0 };
+        let owns = |slot: &&Slot| self.owners.get(slot).is_some_and(|o| o.member == member);
+        known.target.iter().filter(|slot| !owns(slot)).count()
+    }
+
+    /// Which member has this instance name.
+    #[must_use]
+    pub fn named(&self, instance: &str) -> Option<MemberId> {
+        let mut members = self.members.iter();
+        let found = members.find(|(_, member)| member.instance.as_deref() == Some(instance));
+        found.map(|(&id, _)| id)
+    }
+
+    /// Whether there is nothing to say about the group.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.positions.is_empty()
+    }
+
     /// Decides a request. Nothing changes until the result is applied.
     ///
     /// # Errors
     /// [`GroupError`].
     pub fn decide(&self, ask: &GroupAsk) -> Result<GroupChange, GroupError> {
         match ask {
-            GroupAsk::Join { member, instance, session_ms, wants } => {
-                self.join(*member, instance.as_deref(), *session_ms, wants)
+            GroupAsk::Join { member, instance, session_ms, topics, wants } => {
+                let asked = Member {
+                    instance: instance.clone(),
+                    session_ms: *session_ms,
+                    topics: topics.clone(),
+                    wants: wants.clone(),
+                    target: BTreeSet::new(),
+                };
+                self.join(*member, asked)
             }
             GroupAsk::Leave { member } => {
                 self.member(*member)?;
@@ -248,6 +302,12 @@ impl Group {
                 }
                 Ok(GroupChange { positions: positions.clone(), ..GroupChange::default() })
             }
+            GroupAsk::Rewant { wants } => self.rewant(wants),
+            GroupAsk::Forget { slots } => {
+                let known = |slot: &&Slot| self.positions.contains_key(slot);
+                let forgotten = slots.iter().filter(known).copied().collect();
+                Ok(GroupChange { forgotten, ..GroupChange::default() })
+            }
         }
     }
 
@@ -255,36 +315,44 @@ impl Group {
         self.members.get(&id).ok_or(GroupError::UnknownMember(id))
     }
 
-    fn join(
-        &self,
-        id: MemberId,
-        instance: Option<&str>,
-        session_ms: u32,
-        wants: &BTreeSet<Slot>,
-    ) -> Result<GroupChange, GroupError> {
+    fn join(&self, id: MemberId, asked: Member) -> Result<GroupChange, GroupError> {
         let same = |member: &Member| {
-            member.wants == *wants
-                && member.session_ms == session_ms
-                && member.instance.as_deref() == instance
+            member.wants == asked.wants
+                && member.topics == asked.topics
+                && member.session_ms == asked.session_ms
+                && member.instance == asked.instance
         };
         if self.members.get(&id).is_some_and(same) {
             return Ok(GroupChange::default());
         }
-        let namesake = self.members.iter().find(|(other, member)| {
-            **other != id && instance.is_some() && member.instance.as_deref() == instance
-        });
-        let before = namesake.map(|(&other, _)| other);
+        let namesake = asked.instance.as_deref().and_then(|instance| self.named(instance));
+        let before = namesake.filter(|other| *other != id);
         let room = self.members.len() - usize::from(before.is_some()) < limits::GROUP_MEMBERS_MAX;
-        if wants.len() > limits::GROUP_SLOTS_MAX || (!room && !self.members.contains_key(&id)) {
+        if !room && !self.members.contains_key(&id) {
             return Err(GroupError::Full);
         }
         let mut members = self.members.clone();
         let old = before.and_then(|before| members.remove(&before));
         let old = old.or_else(|| members.remove(&id));
         let target = old.map(|old| old.target).unwrap_or_default();
-        let (instance, wants) = (instance.map(str::to_owned), wants.clone());
-        members.insert(id, Member { instance, session_ms, wants, target });
+        members.insert(id, Member { target, ..asked });
+        check_slots(&members)?;
         Ok(self.after_members(members, before.map(|before| (before, id))))
+    }
+
+    fn rewant(
+        &self,
+        wants: &BTreeMap<MemberId, BTreeSet<Slot>>,
+    ) -> Result<GroupChange, GroupError> {
+        let mut members = self.members.clone();
+        for (id, wants) in wants {
+            members.entry(*id).and_modify(|member| member.wants.clone_from(wants));
+        }
+        check_slots(&members)?;
+        match members == self.members {
+            true => Ok(GroupChange::default()),
+            false => Ok(self.after_members(members, None)),
+        }
     }
 
     /// What follows from other members: a new generation, new targets, and the partitions of those
@@ -377,7 +445,14 @@ impl Group {
             };
         }
         self.positions.extend(&change.positions);
+        self.positions.retain(|slot, _| !change.forgotten.contains(slot));
     }
+}
+
+/// Whether the group does not divide more partitions than it may.
+fn check_slots(members: &BTreeMap<MemberId, Member>) -> Result<(), GroupError> {
+    let all: BTreeSet<&Slot> = members.values().flat_map(|member| &member.wants).collect();
+    if all.len() > limits::GROUP_SLOTS_MAX { Err(GroupError::Full) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -24,6 +24,17 @@ impl GroupSessions {
         self.heard.insert(member, now);
     }
 
+    /// When the next member is silent for as long as it may be, if nobody says anything until then;
+    /// `None` without members.
+    #[must_use]
+    pub fn next_expiry(&self, group: &Group) -> Option<Duration> {
+        let ends = group.members().iter().map(|(id, member)| {
+            let heard = self.heard.get(id).copied().unwrap_or(self.began_at);
+            heard + Duration::from_millis(member.session_ms.into())
+        });
+        ends.min()
+    }
+
     /// The members that were silent for longer than they may, to be let go.
     pub fn poll_expired(&mut self, now: Duration, group: &Group) -> Vec<GroupAsk> {
         self.heard.retain(|id, _| group.members().contains_key(id));

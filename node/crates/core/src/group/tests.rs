@@ -14,8 +14,8 @@ fn ask(group: &mut Group, ask: &GroupAsk) -> Result<(), GroupError> {
 
 fn join(group: &mut Group, id: u64, instance: Option<&str>, count: u32) {
     let instance = instance.map(str::to_owned);
-    let (member, wants) = (MemberId(id), slots(count));
-    ask(group, &GroupAsk::Join { member, instance, session_ms: 1_000, wants }).unwrap();
+    let (member, wants, topics) = (MemberId(id), slots(count), BTreeSet::new());
+    ask(group, &GroupAsk::Join { member, instance, session_ms: 1_000, topics, wants }).unwrap();
 }
 
 fn beat(group: &mut Group, id: u64, generation: Generation, holds: &BTreeSet<Slot>) {
@@ -154,7 +154,46 @@ fn sessions() {
     join(&mut group, 2, None, 1);
     let mut sessions = GroupSessions::new(at(5_000));
     sessions.handle_heard(at(5_500), MemberId(1));
+    assert_eq!(sessions.next_expiry(&group), Some(at(6_000)));
+    assert_eq!(sessions.next_expiry(&Group::default()), None);
     assert!(sessions.poll_expired(at(6_000), &group).is_empty());
     let gone = GroupAsk::Leave { member: MemberId(2) };
     assert_eq!(sessions.poll_expired(at(6_001), &group), [gone]);
+}
+
+/// Goal: partitions that a topic gains are shared out, and those that are gone are let go like any
+/// other; positions of what is gone can be forgotten while members work.
+#[test]
+fn topics_change() {
+    let mut group = Group::default();
+    join(&mut group, 1, None, 2);
+    join(&mut group, 2, None, 2);
+    (1..=2).for_each(|id| obey(&mut group, id));
+    let before = group.generation();
+    let rewant =
+        |count| GroupAsk::Rewant { wants: [1, 2, 9].map(|id| (MemberId(id), slots(count))).into() };
+    ask(&mut group, &rewant(2)).unwrap();
+    assert_eq!(group.generation(), before, "nothing is different");
+    ask(&mut group, &rewant(6)).unwrap();
+    assert_eq!(group.generation(), Generation(before.0 + 1));
+    assert_eq!(group.pending(MemberId(1)), 2);
+    (1..=2).for_each(|id| obey(&mut group, id));
+    assert_eq!([1, 2].map(|id| assigned(&group, id).len()), [3; 2]);
+    assert_eq!(group.pending(MemberId(1)), 0);
+    commit(&mut group, 1, 0, 2, 5).or_else(|_| commit(&mut group, 2, 0, 2, 5)).unwrap();
+    ask(&mut group, &rewant(0)).unwrap();
+    ask(&mut group, &GroupAsk::Forget { slots: slots(6) }).unwrap();
+    (1..=2).for_each(|id| obey(&mut group, id));
+    assert!(group.owners().is_empty() && group.positions().is_empty());
+    assert!(!group.is_empty(), "it has members");
+}
+
+/// Goal: of a static member it can be told that another one has its name by now.
+#[test]
+fn names() {
+    let mut group = Group::default();
+    join(&mut group, 1, Some("a"), 1);
+    join(&mut group, 7, Some("a"), 1);
+    assert_eq!(group.named("a"), Some(MemberId(7)));
+    assert_eq!(group.named("b"), None);
 }

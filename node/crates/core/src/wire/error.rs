@@ -117,6 +117,16 @@ error_codes! {
     NotLeader = 33, "not-leader", true;
     /// Too few replicas of the partition are in sync.
     NotEnoughInSync = 34, "not-enough-in-sync", true;
+    /// The client is no member of the consumer group (any more).
+    UnknownMember = 35, "unknown-member", false;
+    /// The partition is not the member's, or not under that generation.
+    NotOwner = 36, "not-owner", false;
+    /// The position lies before the one that is stored.
+    WentBack = 37, "went-back", false;
+    /// The consumer group has members.
+    GroupActive = 38, "group-active", false;
+    /// Another member has taken over the instance name.
+    MemberReplaced = 39, "member-replaced", false;
 }
 
 impl fmt::Display for ErrorCode {

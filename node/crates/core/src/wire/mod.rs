@@ -8,8 +8,10 @@ pub mod cluster;
 pub mod deployments;
 pub mod error;
 pub mod frame;
+pub mod groups;
 pub mod message;
 pub mod replica;
+pub mod status;
 
 pub use error::{ErrorCode, Outcome, WireError};
 
