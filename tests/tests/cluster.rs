@@ -3,7 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use weir_client::{ProducerRecord, TopicConfig};
+use std::time::Duration;
+use tokio::time::timeout;
+use weir_client::{ProducerRecord, StartAt, TopicConfig};
 use weir_core::ids::NodeId;
 use weir_core::wire::cluster::ClusterStatus;
 use weir_tests::history::{History, read_all};
@@ -95,6 +97,46 @@ async fn copies_are_moved() -> Result<()> {
     let refused = node.weir(&["topic", "reassign", "moved", "--to", "1,9"]).expect(4);
     ensure!(refused.stderr.contains("node 9 is not registered"), "{}", refused.stderr);
     client.close().await;
+    Ok(())
+}
+
+/// Goal: a consumer that asks for the nearest copy gets what is committed from a node that follows,
+/// as it comes, and goes on elsewhere when that node dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nearest_copy() -> Result<()> {
+    const RECORDS: u32 = 200;
+    let dir = tempfile::tempdir()?;
+    let mut site = Site::start(dir.path(), 3).await?;
+    let config = TopicConfig { partitions: 1, ..replicated() };
+    let client = site.client(&[0, 1, 2]).await?;
+    client.admin().create_topic("near", config).await?;
+    let leader = site.leader(0, "near", 0).await?;
+    let near = (leader + 1) % 3;
+    let reading = site.client(&[near, (near + 1) % 3, leader]).await?;
+    let mut consumer = reading.consumer().nearest(true).build();
+    consumer.assign(&[("near", 0, StartAt::Earliest)]).await?;
+    let producer = client.producer().build().await?;
+    let mut seen = 0;
+    for half in 0..2 {
+        for number in 0..RECORDS {
+            producer.send(ProducerRecord::new("near", format!("{number}"))).await?.await?;
+        }
+        while seen < (half + 1) * RECORDS {
+            let batch = timeout(Duration::from_secs(60), consumer.next_batch()).await??;
+            let batch = batch.context("it does not end")?;
+            for record in batch.records() {
+                ensure!(record.offset.0 == i64::from(seen), "{} after {seen}", record.offset);
+                seen += 1;
+            }
+        }
+        if half == 0 {
+            let status = site.nodes[near].weir(&["status", "--json"]).expect(0).json();
+            let rows = status["partitions"].as_array().cloned().unwrap_or_default();
+            let row = rows.iter().find(|row| row["topic"] == "near").context("no such row")?;
+            ensure!(row["subscriptions"] == 1, "served elsewhere: {row}");
+            site.nodes[near].kill()?;
+        }
+    }
     Ok(())
 }
 

@@ -46,6 +46,10 @@ pub struct Args {
     /// End where the log ends now instead of waiting for more
     #[arg(long)]
     pub until_end: bool,
+    /// Take records from the node that is connected to if it has a copy in sync, also where
+    /// another one leads
+    #[arg(long)]
+    pub nearest: bool,
     /// End after so many records
     #[arg(long, short = 'n', value_name = "RECORDS")]
     pub count: Option<u64>,

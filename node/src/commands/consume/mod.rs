@@ -120,7 +120,7 @@ fn builder(client: &Client, args: &Args) -> ConsumerBuilder {
         Some(filter) => builder.filter(filter),
         None => builder,
     };
-    builder.until_end(args.until_end)
+    builder.nearest(args.nearest).until_end(args.until_end)
 }
 
 /// As a member of the group.

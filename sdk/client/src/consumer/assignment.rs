@@ -120,6 +120,7 @@ impl Consumer {
             budget: self.budget.clone(),
             frame_bytes_max: self.settings.frame_bytes_max(),
             until_end: self.settings.until_end,
+            nearest: self.settings.nearest,
             reset: self.settings.reset,
             skip_damage: self.settings.skip_damage,
             filter: self.settings.filter.clone(),

@@ -34,6 +34,7 @@ pub(super) struct Settings {
     pub(super) reset: ResetPolicy,
     pub(super) prefetch_bytes: usize,
     pub(super) until_end: bool,
+    pub(super) nearest: bool,
     pub(super) skip_damage: bool,
     pub(super) metadata_refresh: Duration,
     pub(super) filter: Option<FilterSpec>,
@@ -61,6 +62,7 @@ impl ConsumerBuilder {
             reset: ResetPolicy::default(),
             prefetch_bytes: 16 * MIB,
             until_end: false,
+            nearest: false,
             skip_damage: false,
             metadata_refresh: METADATA_AGE_MAX,
             filter: None,
@@ -103,6 +105,15 @@ impl ConsumerBuilder {
     /// waiting for more; default false.
     pub fn until_end(mut self, until_end: bool) -> ConsumerBuilder {
         self.settings.until_end = until_end;
+        self
+    }
+
+    /// Whether the node that is connected to may serve records from a copy that it follows with;
+    /// default false. In a cluster that spares the way to the leader: records come a moment later,
+    /// and all that come are committed. What the copy does not know to be committed yet counts as
+    /// not there, also for [`ConsumerBuilder::until_end`].
+    pub fn nearest(mut self, nearest: bool) -> ConsumerBuilder {
+        self.settings.nearest = nearest;
         self
     }
 

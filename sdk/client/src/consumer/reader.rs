@@ -102,6 +102,7 @@ pub(super) struct Reader {
     pub(super) budget: Arc<Semaphore>,
     pub(super) frame_bytes_max: u32,
     pub(super) until_end: bool,
+    pub(super) nearest: bool,
     pub(super) reset: ResetPolicy,
     pub(super) skip_damage: bool,
     pub(super) filter: Option<FilterSpec>,
@@ -205,7 +206,7 @@ impl Reader {
             start: place.from,
             frame_bytes_max: self.frame_bytes_max,
             until_end: self.until_end,
-            nearest: false,
+            nearest: self.nearest,
             filter: self.filter.clone(),
         };
         let body = control::encode(&subscribe)?;
