@@ -359,3 +359,52 @@ async fn a_beginning_is_stored() -> Result<()> {
     consumer.close().await?;
     Ok(())
 }
+
+/// Goal: where positions are stored by hand, a partition goes to another member once all that was
+/// handed out of it is committed, and not before; nothing of it comes twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_goes_once_it_is_committed() -> Result<()> {
+    let setup = Setup::new().await?;
+    let producer = setup.client.producer().build().await?;
+    let send = async |value: &'static str| -> Result<()> {
+        for partition in 0..PARTITIONS {
+            let record = ProducerRecord::new(TOPIC, value).with_partition(partition);
+            producer.send(record).await?.await?;
+        }
+        Ok(())
+    };
+    send("before").await?;
+    let mut first = setup.member().auto_commit(None).subscribe(&[TOPIC]).await?;
+    for _ in 0..PARTITIONS {
+        first.next_batch().await?.context("a batch")?;
+    }
+    let mut told = first.watch_assignment();
+    let sights = Arc::<Sights>::default();
+    let mut second = Worker::start(setup.member(), TOPIC, 2, &sights).await?;
+    tokio::select! {
+        told = told.wait_for(|assigned| assigned.partitions.len() == 3) => drop(told?),
+        batch = first.next_batch() => anyhow::bail!("nothing more was sent: {batch:?}"),
+    }
+    ensure!(second.partitions().is_empty(), "nothing of it is committed");
+    first.commit().await?;
+    tokio::select! {
+        given = second.wait_for(3) => drop(given?),
+        batch = first.next_batch() => anyhow::bail!("nothing more was sent: {batch:?}"),
+    }
+    send("after").await?;
+    for _ in 0..3 {
+        let batch = first.next_batch().await?.context("a batch")?;
+        ensure!(batch.first_offset() == Offset(1), "{}", batch.first_offset());
+        ensure!(!second.partitions().contains(&batch.partition()), "both read it");
+    }
+    first.commit().await?;
+    sights.wait_for_member(2).await?;
+    let given = second.partitions();
+    second.close().await?;
+    first.close().await?;
+    let stored = setup.client.admin().group(GROUP).await?;
+    let theirs = stored.iter().filter(|at| given.contains(&at.partition.0));
+    ensure!(theirs.clone().all(|at| at.offset >= Offset(1)), "{stored:?}");
+    ensure!(sights.first_offsets().values().all(|first| *first == 1), "what was done came again");
+    Ok(())
+}
