@@ -63,16 +63,6 @@ impl Sights {
         Ok(())
     }
 
-    /// The first offset that was seen of each partition.
-    #[must_use]
-    pub fn first_offsets(&self) -> BTreeMap<u32, i64> {
-        let mut first = BTreeMap::new();
-        for sight in self.all() {
-            first.entry(sight.partition).or_insert(sight.offset);
-        }
-        first
-    }
-
     fn all(&self) -> Vec<Sight> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
