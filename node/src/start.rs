@@ -61,8 +61,13 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         begun.elapsed()
     );
 
-    let signal = signals.next().await;
-    tracing::info!("{signal}: shutting down");
+    let removed = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!("{signal}: shutting down");
+            None
+        }
+        why = broker.outside() => Some(why),
+    };
     let grace = settings.shutdown_grace.0;
     signals
         .unless_again(async {
@@ -73,7 +78,10 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             broker.shutdown(grace).await;
         })
         .await;
-    Ok(())
+    match removed {
+        None => Ok(()),
+        Some(why) => Err(Failure::new(Exit::Refused, why)),
+    }
 }
 
 /// The broker's configuration from the node's settings.

@@ -322,6 +322,18 @@ impl Broker {
         self.ca_created
     }
 
+    /// Waits until it is known that this node is not, or no longer, of its cluster, and says why. It
+    /// is to be shut down then. For ever for other nodes.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn outside(&self) -> String {
+        match &self.shared.site {
+            Some(site) => site.outside().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// A handle for reporting that outlives borrows of the broker.
     #[must_use]
     pub fn reporter(&self) -> Reporter {

@@ -24,8 +24,6 @@ pub struct Session {
     pub shared: Arc<Shared>,
     /// The connection.
     pub connection: Connection,
-    /// Which other node of the cluster is at the other end.
-    node: Option<NodeId>,
 }
 
 impl Session {
@@ -40,21 +38,34 @@ impl Session {
     /// # Errors
     /// [`ErrorCode::Unauthorized`] if it is none.
     pub fn member(&self) -> Result<NodeId, WireError> {
-        self.node.ok_or_else(|| {
+        self.node().ok_or_else(|| {
             let peer = self.connection.peer();
             let message = format!(
-                "{peer} is no node of this cluster: cluster.members lists them by the names in \
-                 their certificates"
+                "{peer} is no node of this cluster: it was never added (`weir cluster add`), or \
+                 removed"
             );
             WireError::new(ErrorCode::Unauthorized, message)
         })
+    }
+
+    /// The same; members change while connections last.
+    fn node(&self) -> Option<NodeId> {
+        let (site, name) = self.node_name()?;
+        site.peers.by_name(name)
+    }
+
+    /// The name of the node at the other end, if it is one, and this one's part in the cluster.
+    fn node_name(&self) -> Option<(&cluster::ClusterNode, &str)> {
+        let peer = self.connection.peer();
+        let name = peer.principal.as_deref().filter(|_| peer.kind == PeerKind::Node)?;
+        Some((self.shared.site.as_deref()?, name))
     }
 
     /// Whether what comes from here was a client's at another node, which checked its rights and
     /// holds this one for the leader. It is never sent on.
     #[must_use]
     pub fn is_forwarded(&self) -> bool {
-        self.node.is_some()
+        self.node().is_some()
     }
 
     /// Checks that the client may act as `role` on `topic` (or on no topic).
@@ -98,16 +109,9 @@ pub async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     shared.counts.connections.fetch_add(1, Ordering::Relaxed);
-    let node = node_at(&shared, &connection);
-    let session = Session { shared: shared.clone(), connection, node };
+    let session = Session { shared: shared.clone(), connection };
     session.run().await;
     shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
-}
-
-fn node_at(shared: &Shared, connection: &Connection) -> Option<NodeId> {
-    let peer = connection.peer();
-    let name = peer.principal.as_deref().filter(|_| peer.kind == PeerKind::Node)?;
-    shared.site.as_ref()?.peers.by_name(name)
 }
 
 impl Session {
@@ -183,8 +187,11 @@ impl Session {
     async fn stream(self, mut writer: FrameWriter, mut reader: FrameReader) {
         // A stream opens with a small control message, whole within bounded time.
         // A question between controllers may be larger.
-        let most =
-            if self.is_forwarded() { limits::FRAME_BYTES_MAX } else { limits::CONTROL_BYTES_MAX };
+        let most = if self.node_name().is_some() {
+            limits::FRAME_BYTES_MAX
+        } else {
+            limits::CONTROL_BYTES_MAX
+        };
         let first = timeout(limits::REQUEST_READ_TIMEOUT, reader.next(most));
         let frame = match first.await {
             Ok(Ok(Some(frame))) => frame,
@@ -199,6 +206,12 @@ impl Session {
         if !self.shared.registry.is_informed() && kind != Some(FrameKind::Controller) {
             let message = "the node has not found the rest of its cluster yet; try again";
             return refuse(&mut writer, &WireError::new(ErrorCode::Offline, message)).await;
+        }
+        if kind != Some(FrameKind::Controller)
+            && self.node_name().is_some()
+            && let Err(error) = self.member()
+        {
+            return refuse(&mut writer, &error).await;
         }
         match kind {
             Some(FrameKind::Request) => requests::serve(&self, writer, &frame.body).await,
@@ -217,11 +230,12 @@ impl Session {
 
     /// Answers another node's controller.
     async fn controller(&self, mut writer: FrameWriter, request: Bytes) {
-        let from = match self.member() {
-            Ok(from) => from,
-            Err(error) => return refuse(&mut writer, &error).await,
+        let Some((site, name)) = self.node_name() else {
+            let error =
+                WireError::new(ErrorCode::Unauthorized, "controllers are asked by nodes only");
+            return refuse(&mut writer, &error).await;
         };
-        let Some(site) = &self.shared.site else { return };
+        let from = site.peers.by_name_or_left(name);
         let Some(answer) = site.handle(from, request).await else {
             let error = WireError::new(ErrorCode::Offline, "the controller is starting");
             return refuse(&mut writer, &error).await;

@@ -16,7 +16,8 @@ use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
 use weir_core::wire::cluster::{
-    ClusterChangeAsk, ClusterNodeInfo, ClusterStatus, FollowerInfo, ReplicasInfo,
+    ClusterChangeAsk, ClusterNodeInfo, ClusterStatus, FollowerInfo, MoveInfo, Rebalance,
+    ReplicasInfo,
 };
 use weir_core::wire::deployments::{
     DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneSnapshot, ModuleLevel, ModuleLine,
@@ -164,6 +165,16 @@ pub fn requests() -> Vec<Request> {
                 nodes: vec![NodeId(2), NodeId(1)],
             },
         },
+        Request::ChangeCluster { ask: ClusterChangeAsk::Drain { node: NodeId(2), drained: true } },
+        Request::ChangeCluster { ask: ClusterChangeAsk::Rebalance { apply: true } },
+        Request::ChangeCluster {
+            ask: ClusterChangeAsk::Add {
+                name: "edge-4".into(),
+                address: "10.0.0.4:7447".into(),
+                witness: Some(true),
+            },
+        },
+        Request::ChangeCluster { ask: ClusterChangeAsk::Remove { node: NodeId(2), force: true } },
     ]
 }
 
@@ -228,6 +239,16 @@ pub fn responses() -> Vec<Response> {
             }],
         },
         Response::Cluster(Box::new(cluster())),
+        Response::Rebalance(Box::new(Rebalance {
+            moves: vec![MoveInfo {
+                topic: "temps".into(),
+                partition: PARTITION,
+                from: vec![NodeId(1)],
+                to: vec![NodeId(2)],
+            }],
+            begun: 1,
+            moving: 2,
+        })),
     ]
 }
 
@@ -241,6 +262,10 @@ fn cluster() -> ClusterStatus {
         fenced: true,
         leads: 1,
         replicas: 2,
+        witness: false,
+        voter: None,
+        drained: false,
+        stuck: 0,
     };
     let replicas = ReplicasInfo {
         topic: "temps".into(),
@@ -263,6 +288,7 @@ fn cluster() -> ClusterStatus {
         nodes: vec![node],
         partitions: vec![replicas],
         silent: vec![NodeId(3)],
+        leaving: Vec::new(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::partition::Partition;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use peers::{PeerError, Peers, Purpose};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use weir_controller::{CallError, Controller, SubmitError, Transport};
 use weir_core::cluster::ClusterAsk;
+use weir_core::cluster::members::Members;
 use weir_core::controller::{Command, Done, Refused, State};
 use weir_core::ids::{DiskId, Incarnation, NodeId, PartitionId, ProducerId};
 use weir_core::limits;
@@ -38,6 +39,7 @@ use weir_core::partition::insync::Lag;
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 
 pub use status::{cluster_status, no_cluster};
+pub use weir_core::cluster::members::Member;
 
 /// How long a new high watermark may wait for entries that tell followers of it as well.
 pub const PUSH_DELAY: Duration = Duration::from_millis(5);
@@ -50,21 +52,12 @@ const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 /// Producer ids that are set aside with one command.
 const PRODUCER_BLOCK: u32 = 1_000;
 
-/// A node of the cluster, as every node's configuration lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its name, which its certificate holds.
-    pub name: String,
-    /// Where the others reach it: host and port.
-    pub address: String,
-}
-
 /// What makes a node one of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// Which member this node is.
     pub me: NodeId,
-    /// All of them.
+    /// All of them, as the cluster is founded; later its own list counts.
     pub members: BTreeMap<NodeId, Member>,
     /// Where the node stands: replicas of a partition are spread over racks.
     pub rack: Option<String>,
@@ -119,7 +112,8 @@ impl ClusterNode {
     /// A node that takes no part yet.
     #[must_use]
     pub fn new(config: ClusterConfig, cluster: String) -> ClusterNode {
-        let peers = Arc::new(Peers::new(config.me, cluster, &config.members));
+        let members = Members::configured(config.members.clone());
+        let peers = Arc::new(Peers::new(config.me, cluster, &members));
         ClusterNode {
             config,
             peers,
@@ -147,15 +141,57 @@ impl ClusterNode {
         Some(self.controller.get()?.state().borrow().clone())
     }
 
+    /// The same, for requests.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Offline`] before this node's start.
+    pub fn known_state(&self) -> Result<Arc<State>, WireError> {
+        self.state().ok_or_else(starting)
+    }
+
     /// The leading controller, if it is known.
     #[must_use]
     pub fn leading_controller(&self) -> Option<NodeId> {
         self.controller.get()?.leader()
     }
 
-    /// A question from another node's controller.
-    pub async fn handle(&self, from: NodeId, request: Bytes) -> Option<Bytes> {
-        Some(self.controller.get()?.handle(from, request).await)
+    /// A question from another node's controller; `None`: of one that is not known as a member.
+    pub async fn handle(&self, from: Option<NodeId>, request: Bytes) -> Option<Bytes> {
+        let controller = self.controller.get()?;
+        Some(match from {
+            Some(from) => controller.handle(from, request).await,
+            None => controller.handle_stranger(request).await,
+        })
+    }
+
+    /// The newest list of members that is known here.
+    #[must_use]
+    pub fn members(&self) -> Arc<Members> {
+        match self.controller.get() {
+            Some(controller) => controller.members().borrow().clone(),
+            None => Arc::new(Members::configured(self.config.members.clone())),
+        }
+    }
+
+    /// Who votes in the eyes of this node's controller.
+    #[must_use]
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.controller.get().map_or_else(BTreeSet::new, Controller::voters)
+    }
+
+    /// Waits until it is known that this node can take part no longer, and says why.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn outside(&self) -> String {
+        if let Some(controller) = self.controller.get()
+            && let Ok(why) = controller.outside().wait_for(Option::is_some).await
+            && let Some(why) = why.clone()
+        {
+            return why;
+        }
+        // Not before the controller has started, nor after it ended.
+        std::future::pending().await
     }
 
     /// Has the controllers decide something.
@@ -166,10 +202,6 @@ impl ClusterNode {
     /// # Cancel safety
     /// Dropping the future abandons the answer; it may be decided all the same.
     pub async fn submit(&self, command: Command) -> Result<Done, WireError> {
-        let starting = || {
-            let message = "the node has not found the other controllers yet; try again";
-            WireError::new(ErrorCode::Offline, message)
-        };
         let controller = self.controller.get().ok_or_else(starting)?;
         controller.submit(command).await.map_err(|error| match error {
             SubmitError::Refused(Refused::Metadata(error)) => {
@@ -219,9 +251,11 @@ impl ClusterNode {
     /// Takes part: follows what the controllers decide, until the node shuts down.
     pub fn start(self: &Arc<ClusterNode>, shared: &Arc<Shared>, controller: Controller) {
         let (state, life) = (controller.state(), controller.life());
+        let members = controller.members();
         if self.controller.set(controller).is_err() {
             return;
         }
+        shared.tasks.spawn(meet(self.peers.clone(), shared.clone(), members));
         shared.tasks.spawn(run(self.clone(), shared.clone(), state, life));
     }
 
@@ -268,6 +302,23 @@ impl ClusterNode {
             });
         }
     }
+}
+
+/// Keeps the addresses of the others.
+async fn meet(peers: Arc<Peers>, shared: Arc<Shared>, mut members: watch::Receiver<Arc<Members>>) {
+    loop {
+        let known = members.borrow_and_update().clone();
+        peers.adopt(&known);
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            changed = members.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn starting() -> WireError {
+    let message = "the node has not found the other controllers yet; try again";
+    WireError::new(ErrorCode::Offline, message)
 }
 
 async fn run(

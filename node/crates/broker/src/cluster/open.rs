@@ -98,12 +98,9 @@ async fn open_controller(
     let kv = tokio::task::spawn_blocking(move || KvStore::open(Arc::new(RealDisk), file)).await;
     let kv = kv.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))??;
     let ClusterConfig { me, members, rack, witness } = &site.config;
-    let members = members
-        .iter()
-        .map(|(&id, member)| (id, weir_controller::Member { address: member.address.clone() }));
     let config = weir_controller::Config {
         node: *me,
-        members: members.collect(),
+        members: members.clone(),
         disk,
         rack: rack.clone(),
         witness: *witness,

@@ -11,7 +11,7 @@ use crate::ids::{LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timest
 use crate::module::Module;
 use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
-use crate::wire::cluster::{ClusterChangeAsk, ClusterStatus};
+use crate::wire::cluster::{ClusterChangeAsk, ClusterStatus, Rebalance};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -363,6 +363,8 @@ pub enum Response {
     Status(Box<NodeStatus>),
     /// Answer to `Cluster`.
     Cluster(Box<ClusterStatus>),
+    /// To `ChangeCluster`, where it asks for a rebalance.
+    Rebalance(Box<Rebalance>),
 }
 
 /// One topic.
