@@ -183,7 +183,10 @@ fn issue(from: &Path, to: &Path, number: usize) -> Result<()> {
 
 /// Loopback addresses whose ports were free just now: all members must know them before the first
 /// of them starts.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+///
+/// # Errors
+/// The system's.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
     let sockets: std::io::Result<Vec<UdpSocket>> =
         (0..count).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).collect();
     Ok(sockets?.iter().map(UdpSocket::local_addr).collect::<std::io::Result<_>>()?)

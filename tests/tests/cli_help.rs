@@ -31,6 +31,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("cluster rebalance", Shown::Elsewhere),
     ("cluster add", Shown::Elsewhere),
     ("cluster remove", Shown::Elsewhere),
+    ("cluster token", Shown::Elsewhere),
     ("produce", Shown::By(&["readings", "LINES"])),
     ("consume", Shown::By(&["readings", "--from=earliest", "--until-end"])),
     ("collect host", Shown::By(&["--for=1s", "--every=1s"])),

@@ -1,11 +1,14 @@
 //! Real nodes that are drained, added and removed while a cluster is in use.
 
-use anyhow::{Context, Result, ensure};
-use weir_client::TopicConfig;
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use weir_client::{Client, ClientConfig, TlsConfig, TopicConfig};
 use weir_core::ids::NodeId;
 use weir_core::wire::cluster::{ClusterNodeInfo, ClusterStatus, ReplicasInfo};
 use weir_tests::history::History;
-use weir_tests::site::Site;
+use weir_tests::node_process::{NodeProcess, PATIENCE};
+use weir_tests::site::{Site, free_addresses};
 
 const TOPIC: &str = "sensors";
 const PARTITIONS: u32 = 3;
@@ -162,5 +165,97 @@ async fn nodes_are_replaced() -> Result<()> {
     for client in clients {
         client.close().await;
     }
+    Ok(())
+}
+
+/// Another token, which differs in one digit.
+fn altered(token: &str, at: usize) -> String {
+    let mut token = token.to_owned();
+    let digit = if &token[at..=at] == "0" { "1" } else { "0" };
+    token.replace_range(at..=at, digit);
+    token
+}
+
+/// Starts a node in `dir` that joins at an address with a token, and requires certificates.
+fn join(dir: &Path, name: &str, at: &NodeProcess, token: &str) -> Result<NodeProcess> {
+    let home = dir.join(name);
+    std::fs::create_dir_all(&home)?;
+    let config = dir.join("weir.toml");
+    std::fs::write(&config, "[access]\nanonymous = []\n")?;
+    let (config, listen) = (config.to_string_lossy().into_owned(), free_addresses(1)?[0]);
+    let (listen, at) = (listen.to_string(), at.address().to_string());
+    let arguments = ["--config", &config, "--listen", &listen, "--join", &at, "--token", token];
+    NodeProcess::start_in(&home, &arguments, vec![("WEIR_NAME", name.into())])
+}
+
+/// Waits until so many nodes vote, as the first one says.
+fn wait_for_voters(node: &NodeProcess, voters: usize) -> Result<serde_json::Value> {
+    let begun = Instant::now();
+    loop {
+        let status = node.weir(&["cluster", "status", "--json"]).expect(0).json();
+        let nodes = status["nodes"].as_array().context("no nodes")?;
+        if nodes.len() == voters && nodes.iter().all(|node| node["voter"] == true) {
+            return Ok(status);
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{status:#}\n{}", node.log());
+        // sleep: between looks at another process, within a bound
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Goal: a token is all that a new machine needs, also where certificates are required and at a node
+/// that cannot sign; it lets in one node, once, within its time, and tells the cluster from others.
+#[test]
+fn nodes_join_with_tokens() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (dir, home) = (dir.path(), dir.path().join("edge-1"));
+    std::fs::create_dir_all(&home)?;
+    let config = dir.join("weir.toml");
+    std::fs::write(&config, "[access]\nanonymous = []\n")?;
+    let listen = free_addresses(1)?[0].to_string();
+    let environment: Vec<(&'static str, PathBuf)> = vec![
+        ("WEIR_NAME", "edge-1".into()),
+        ("WEIR_CLUSTER_MEMBERS", format!("1=edge-1@{listen}").into()),
+    ];
+    let arguments = ["--config", &config.to_string_lossy(), "--listen", &listen];
+    let first = NodeProcess::start_in(&home, &arguments, environment)?;
+    wait_for_voters(&first, 1)?;
+    let token = |more: &[&str]| {
+        let arguments = [&["cluster", "token"], more].concat();
+        first.weir(&arguments).expect(0).stdout.trim().to_owned()
+    };
+    let one = token(&[]);
+    let refused = |name: &str, at: &NodeProcess, token: &str, why: &str| -> Result<()> {
+        let Err(error) = join(dir, name, at, token) else { bail!("{name} was let in: {why}") };
+        let said = format!("{error:#}");
+        ensure!(said.contains(why), "not `{why}`:\n{said}");
+        Ok(())
+    };
+    refused("stranger", &first, &altered(&one, 30), "is not one of this cluster")?;
+    refused("lost", &first, &altered(&one, one.len() - 1), "nothing was sent to it")?;
+    let mut second = join(dir, "edge-2", &first, &one)?;
+    wait_for_voters(&first, 2)?;
+    refused("late", &first, &one, "the token was used by node 2")?;
+    let brief = token(&["--valid", "1s"]);
+    // sleep: until the token has ended
+    std::thread::sleep(Duration::from_millis(1_200));
+    refused("later", &first, &brief, "the token has ended")?;
+
+    let witness = join(dir, "vote", &second, &token(&["--witness"]))?;
+    let status = wait_for_voters(&first, 3)?;
+    ensure!(status["nodes"][2]["witness"] == true, "{status:#}");
+    second.stop()?;
+    second.start_again()?;
+    ensure!(second.log().contains("--join is ignored"), "{}", second.log());
+    first.weir(&["topic", "create", "pairs", "--replicas", "2"]).expect(0);
+    let anonymous = TlsConfig::from_ca_file(second.ca());
+    let config = ClientConfig::new(second.address().to_string(), anonymous);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let listed = runtime.block_on(async {
+        Client::connect(config).await?.admin().topics().await.map_err(anyhow::Error::from)
+    });
+    let said = listed.expect_err("no certificate was shown").to_string();
+    ensure!(said.contains("requires a certificate"), "{said}");
+    drop(witness);
     Ok(())
 }

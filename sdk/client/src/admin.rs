@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weir_core::ids::{NodeId, PartitionIndex};
-use weir_core::wire::cluster::{ClusterChangeAsk, ClusterStatus, Rebalance};
+use weir_core::wire::cluster::{ClusterChangeAsk, ClusterChanged, ClusterStatus, Rebalance};
 use weir_core::wire::message::{
     GroupInfo, GroupPosition, NodeStatus, Request, ResolvedOffset, Response, StartAt, TopicInfo,
 };
@@ -348,6 +348,26 @@ impl Admin {
         self.ask_done(&Request::ChangeCluster { ask }).await
     }
 
+    /// Makes a token that lets one new node into the cluster, for `weir node --join`.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node that is asked is alone.
+    pub async fn join_token(
+        &self,
+        valid: std::time::Duration,
+        witness: bool,
+    ) -> Result<String, RequestError> {
+        let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
+        let ask = ClusterChangeAsk::Token { valid_ms, witness };
+        match self.client.request(&Request::ChangeCluster { ask }).await? {
+            Response::ClusterChanged(changed) => match *changed {
+                ClusterChanged::Token(token) => Ok(token),
+                ClusterChanged::Rebalance(_) => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Removes a member for good; its number is never given again. With `force` also if it is in
     /// use or has copies, as long as others have everything that was acknowledged.
     ///
@@ -366,7 +386,10 @@ impl Admin {
     pub async fn rebalance(&self, apply: bool) -> Result<Rebalance, RequestError> {
         let ask = ClusterChangeAsk::Rebalance { apply };
         match self.client.request(&Request::ChangeCluster { ask }).await? {
-            Response::Rebalance(rebalance) => Ok(*rebalance),
+            Response::ClusterChanged(changed) => match *changed {
+                ClusterChanged::Rebalance(rebalance) => Ok(rebalance),
+                ClusterChanged::Token(_) => Err(unexpected()),
+            },
             _ => Err(unexpected()),
         }
     }

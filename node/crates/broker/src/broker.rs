@@ -253,7 +253,10 @@ impl Broker {
         let warnings = credentials.warnings.clone();
         let site = open::site(&config, &credentials, &clock)?;
         let cluster = site.as_ref().map_or(node.cluster, |_| open::cluster_of(&credentials));
-        let listen = listen_config(&config, credentials, &clock);
+        let listen = listen_config(&config, &credentials, &clock)?;
+        if let Some(site) = &site {
+            site.admission.use_authority(credentials.authority);
+        }
         let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
@@ -440,13 +443,22 @@ async fn accept(shared: Arc<Shared>, endpoint: Arc<ServerEndpoint>) {
 
 fn listen_config(
     config: &BrokerConfig,
-    credentials: NodeCredentials,
+    credentials: &NodeCredentials,
     clock: &Clock,
-) -> ListenConfig {
-    let trust = credentials.authority.trust().clone();
-    let mut listen = ListenConfig::new(config.listen, credentials.identity, trust);
-    listen.client_auth =
-        if config.allow_anonymous { ClientAuth::Optional } else { ClientAuth::Required };
+) -> Result<ListenConfig, StartError> {
+    let authority = &credentials.authority;
+    let identity = match &config.cluster {
+        // Who joins knows the authority by its fingerprint.
+        Some(_) => {
+            let identity = credentials.identity.with_authority(authority.certificate_pem());
+            identity.map_err(|error| AuthorityError::Issue(error.to_string()))?
+        }
+        None => credentials.identity.clone(),
+    };
+    let mut listen = ListenConfig::new(config.listen, identity, authority.trust().clone());
+    // Who joins a cluster has no certificate yet; of others the session sees to it.
+    let optional = config.allow_anonymous || config.cluster.is_some();
+    listen.client_auth = if optional { ClientAuth::Optional } else { ClientAuth::Required };
     listen.connections = ConnectionLimit::new(config.connections_max);
     listen.clock = clock.clone();
     listen.mtu = config.mtu;
@@ -454,7 +466,7 @@ fn listen_config(
         receive_bytes: config.receive_window_bytes,
         send_bytes: config.send_window_bytes,
     };
-    listen
+    Ok(listen)
 }
 
 fn node_names(config: &BrokerConfig) -> Result<NodeNames, AuthorityError> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::sync::{SemaphorePermit, TryAcquireError};
 use tokio::time::timeout;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
@@ -131,6 +132,35 @@ impl Session {
             }
             Ok(Ok(client)) => tracing::debug!(peer, client, "connected"),
         }
+        let Ok(_place) = self.place_at_the_door() else {
+            self.connection.close(CloseReason::TooManyConnections, "too many nodes join at once");
+            return;
+        };
+        // Who may only join has bounded time to do it.
+        if !self.may_only_join() {
+            self.streams(&peer).await;
+        } else if timeout(limits::JOIN_TIMEOUT, self.streams(&peer)).await.is_err() {
+            self.connection.close(CloseReason::HelloTimeout, "joining took too long");
+        }
+    }
+
+    /// Whether the client has no certificate where one is needed: then all that it may do is join
+    /// the cluster as a node.
+    #[must_use]
+    pub fn may_only_join(&self) -> bool {
+        let config = &self.shared.config;
+        self.connection.peer().kind == PeerKind::Anonymous && !config.allow_anonymous
+    }
+
+    /// Who may only join needs a place; others need none.
+    fn place_at_the_door(&self) -> Result<Option<SemaphorePermit<'_>>, TryAcquireError> {
+        match self.shared.site.as_ref().filter(|_| self.may_only_join()) {
+            Some(site) => site.admission.door.try_acquire().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn streams(&self, peer: &str) {
         loop {
             match self.connection.accept_stream().await {
                 Ok((writer, reader)) => {
@@ -207,6 +237,9 @@ impl Session {
             let message = "the node has not found the rest of its cluster yet; try again";
             return refuse(&mut writer, &WireError::new(ErrorCode::Offline, message)).await;
         }
+        if self.may_only_join() && kind != Some(FrameKind::Request) {
+            return refuse(&mut writer, &no_certificate()).await;
+        }
         if kind != Some(FrameKind::Controller)
             && self.node_name().is_some()
             && let Err(error) = self.member()
@@ -258,6 +291,14 @@ impl Session {
             writer.reset(CloseReason::Normal.code());
         }
     }
+}
+
+/// An error for clients that need a certificate and have none.
+#[must_use]
+pub fn no_certificate() -> WireError {
+    let message = "this node requires a certificate of its clients: give --cert and --key, which \
+                   `weir cert client NAME` makes";
+    WireError::new(ErrorCode::Unauthorized, message)
 }
 
 /// An error for what the protocol does not allow.

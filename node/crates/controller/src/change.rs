@@ -117,23 +117,23 @@ async fn step(inner: &Arc<Inner>, raft: &Raft) -> bool {
             let rows = inner.config.members.clone();
             let found = Command::Cluster(ClusterAsk::Members(MembersAsk::Found { rows }));
             let done = timeout(patience, raft.client_write(found)).await;
-            done.map(|done| done.map(|_| "the cluster's log lists its members".to_owned()))
+            done.map(|done| said(done, "the cluster's log lists its members".to_owned()))
         }
         Step::Learn(id) => {
             let done = timeout(patience, raft.add_learner(id, EmptyNode {}, false)).await;
-            done.map(|done| done.map(|_| format!("node {id} takes part, and catches up")))
+            done.map(|done| said(done, format!("node {id} takes part, and catches up")))
         }
         Step::Vote(voters) => {
-            let said = format!("the voters are {voters:?}");
+            let news = format!("the voters are {voters:?}");
             let change = ChangeMembers::ReplaceAllVoters(voters);
             let done = timeout(patience, raft.change_membership(change, false)).await;
-            done.map(|done| done.map(|_| said))
+            done.map(|done| said(done, news))
         }
         Step::Forget(nodes) => {
-            let said = format!("nodes {nodes:?} take part no longer");
+            let news = format!("nodes {nodes:?} take part no longer");
             let change = ChangeMembers::RemoveNodes(nodes);
             let done = timeout(patience, raft.change_membership(change, false)).await;
-            done.map(|done| done.map(|_| said))
+            done.map(|done| said(done, news))
         }
     };
     match done {
@@ -143,6 +143,11 @@ async fn step(inner: &Arc<Inner>, raft: &Raft) -> bool {
         Err(_) => tracing::debug!("no majority has confirmed a change of the membership in time"),
     }
     true
+}
+
+/// The news of what was done, or why it was not.
+fn said<T>(done: Result<T, impl std::fmt::Display>, news: String) -> Result<String, String> {
+    done.map(|_| news).map_err(|error| error.to_string())
 }
 
 /// Which of these learners have caught up and may vote.

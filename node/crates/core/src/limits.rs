@@ -209,6 +209,14 @@ pub const CONTROLLER_ELECTION: Duration = Duration::from_millis(750);
 pub const CONTROLLERS_MAX: usize = 5;
 /// Tokens that let new nodes in and have not ended, at a time.
 pub const JOIN_TOKENS_MAX: usize = 16;
+/// Longest that a token may be valid.
+pub const JOIN_TOKEN_VALID_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Nodes without a certificate that are at the door at a time; each has [`JOIN_TIMEOUT`].
+pub const JOINS_AT_ONCE: usize = 8;
+/// How long a node that joins may take.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Wrong tokens a minute, after which a node listens to no more for the rest of it.
+pub const JOIN_FAILURES_A_MINUTE: u32 = 20;
 /// Largest command, in bytes of CBOR: what fits a control message, with what is around it.
 pub const COMMAND_BYTES_MAX: usize = CONTROL_BYTES_MAX + 64 * KIB;
 /// A message between controllers holds about this much of the log, or one command, in bytes.

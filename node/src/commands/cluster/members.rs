@@ -1,4 +1,4 @@
-//! `weir cluster add` and `weir cluster remove`.
+//! `weir cluster add`, `weir cluster token` and `weir cluster remove`.
 
 use super::{find, list};
 use crate::cli::Globals;
@@ -6,6 +6,7 @@ use crate::commands::sdk;
 use crate::connect;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output;
+use crate::units::Span;
 use std::time::{Duration, Instant};
 use weir_core::wire::cluster::ClusterStatus;
 
@@ -49,6 +50,40 @@ pub struct RemoveArgs {
     /// Also if it is in use or has copies, but never the last one that has everything
     #[arg(long)]
     force: bool,
+}
+
+/// Arguments of `weir cluster token`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weir cluster token
+  weir cluster token --valid 10m --witness
+
+Prints a token that lets one new node in:
+
+  weir node --listen 10.0.0.2:7447 --join 10.0.0.1:7447 --token TOKEN
+
+It is a secret. It names the cluster's authority, so that the new node trusts nobody else; the node
+that has the authority's key (tls/ca.key) must run while it is used.")]
+pub struct TokenArgs {
+    /// How long it may be used, at most a week
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    valid: Span,
+    /// It lets in a witness, which votes but holds no records
+    #[arg(long)]
+    witness: bool,
+}
+
+/// Runs `weir cluster token`.
+pub async fn token(args: TokenArgs, globals: &Globals) -> CommandResult {
+    let client = connect::client(globals).await?;
+    let token = client.admin().join_token(args.valid.0, args.witness).await;
+    client.close().await;
+    let token = token.map_err(|error| sdk::request_failure("making a token", &error))?;
+    match globals.json {
+        true => output::print_json(&serde_json::json!({ "token": token })),
+        false => output::print_line(&token),
+    }
 }
 
 /// Runs `weir cluster add`.

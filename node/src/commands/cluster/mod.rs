@@ -33,6 +33,8 @@ of has yet to store.")]
     Rebalance(spread::RebalanceArgs),
     /// Make a new node known to the others, or change the address of one
     Add(members::AddArgs),
+    /// Print a token that lets one new node in (`weir node --join`)
+    Token(members::TokenArgs),
     /// Remove a node for good
     Remove(members::RemoveArgs),
 }
@@ -97,6 +99,7 @@ pub async fn run(command: Command, globals: &Globals) -> CommandResult {
         Command::Drain(args) => spread::drain(args, globals).await,
         Command::Rebalance(args) => spread::rebalance(args, globals).await,
         Command::Add(args) => members::add(args, globals).await,
+        Command::Token(args) => members::token(args, globals).await,
         Command::Remove(args) => members::remove(args, globals).await,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::TIME;
 use bytes::{BufMut, Bytes, BytesMut};
+use weir_core::cluster::members::Member;
 use weir_core::deploy::http::HttpGrant;
 use weir_core::deploy::{
     Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError, Version,
@@ -16,8 +17,8 @@ use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
 use weir_core::wire::cluster::{
-    ClusterChangeAsk, ClusterNodeInfo, ClusterStatus, FollowerInfo, MoveInfo, Rebalance,
-    ReplicasInfo,
+    ClusterChangeAsk, ClusterChanged, ClusterNodeInfo, ClusterStatus, FollowerInfo, MoveInfo,
+    Rebalance, ReplicasInfo,
 };
 use weir_core::wire::deployments::{
     DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneSnapshot, ModuleLevel, ModuleLine,
@@ -25,6 +26,7 @@ use weir_core::wire::deployments::{
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
+use weir_core::wire::join::{JoinAsk, Joined};
 use weir_core::wire::message::{
     CheckStatus, FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply,
     NodeStatus, PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt,
@@ -175,6 +177,16 @@ pub fn requests() -> Vec<Request> {
             },
         },
         Request::ChangeCluster { ask: ClusterChangeAsk::Remove { node: NodeId(2), force: true } },
+        Request::ChangeCluster {
+            ask: ClusterChangeAsk::Token { valid_ms: 3_600_000, witness: true },
+        },
+        Request::Join(Box::new(JoinAsk {
+            token: 7,
+            secret: Bytes::from_static(&[0xa5; 16]),
+            name: "edge-4".into(),
+            address: ":7447".into(),
+            request: Bytes::from_static(&[0x30, 0]),
+        })),
     ]
 }
 
@@ -239,7 +251,7 @@ pub fn responses() -> Vec<Response> {
             }],
         },
         Response::Cluster(Box::new(cluster())),
-        Response::Rebalance(Box::new(Rebalance {
+        Response::ClusterChanged(Box::new(ClusterChanged::Rebalance(Rebalance {
             moves: vec![MoveInfo {
                 topic: "temps".into(),
                 partition: PARTITION,
@@ -248,6 +260,17 @@ pub fn responses() -> Vec<Response> {
             }],
             begun: 1,
             moving: 2,
+        }))),
+        Response::ClusterChanged(Box::new(ClusterChanged::Token("weir-join-00".into()))),
+        Response::Joined(Box::new(Joined {
+            node: NodeId(4),
+            certificate: "-----BEGIN CERTIFICATE-----".into(),
+            authority: "-----BEGIN CERTIFICATE-----".into(),
+            members: [(
+                NodeId(4),
+                Member { name: "edge-4".into(), address: "10.0.0.4:7447".into(), witness: true },
+            )]
+            .into(),
         })),
     ]
 }

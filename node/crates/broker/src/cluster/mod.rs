@@ -10,8 +10,10 @@
 //! Which node does what is decided by `weir_core::cluster` and, for one partition, by
 //! `weir_core::partition`; here those decisions meet the network, the log and the clock.
 
+pub mod admission;
 pub mod follower;
 pub mod forward;
+pub mod joining;
 pub mod leader;
 pub mod open;
 pub mod peers;
@@ -72,6 +74,8 @@ pub struct ClusterNode {
     pub config: ClusterConfig,
     /// The others.
     pub peers: Arc<Peers>,
+    /// How new ones are let in.
+    pub admission: admission::Admission,
     controller: OnceCell<Controller>,
     /// Producer ids that were set aside: the next one, and the end.
     producers: tokio::sync::Mutex<(i64, i64)>,
@@ -117,6 +121,7 @@ impl ClusterNode {
         ClusterNode {
             config,
             peers,
+            admission: admission::Admission::default(),
             controller: OnceCell::new(),
             producers: tokio::sync::Mutex::default(),
             followed: Mutex::default(),

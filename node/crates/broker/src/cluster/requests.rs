@@ -1,6 +1,6 @@
 //! Requests that concern the cluster, or that another node of it has to answer.
 
-use super::{ClusterNode, forward, no_cluster, status};
+use super::{ClusterNode, admission, forward, no_cluster, status};
 use crate::requests::{check_positions, may_consume, unknown_topic};
 use crate::session::Session;
 use weir_core::access::Role;
@@ -9,7 +9,8 @@ use weir_core::cluster::balance::Move;
 use weir_core::cluster::members::MembersAsk;
 use weir_core::controller::Command;
 use weir_core::limits;
-use weir_core::wire::cluster::{ClusterChangeAsk, MoveInfo, Rebalance};
+use weir_core::wire::cluster::{ClusterChangeAsk, ClusterChanged, MoveInfo, Rebalance};
+use weir_core::wire::join::JoinAsk;
 use weir_core::wire::message::{Request, Response};
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{PartitionId, PartitionIndex};
@@ -94,8 +95,20 @@ pub async fn change(session: &Session, ask: ClusterChangeAsk) -> Result<Response
             site.submit(Command::Cluster(ClusterAsk::Members(ask))).await?;
             Ok(Response::Done {})
         }
+        ClusterChangeAsk::Token { valid_ms, witness } => {
+            admission::make_token(session, site, valid_ms, witness).await
+        }
         ClusterChangeAsk::Rebalance { apply } => rebalance(site, apply).await,
     }
+}
+
+/// Lets a new node in. Its token is its right.
+///
+/// # Errors
+/// [`WireError`].
+pub async fn join(session: &Session, ask: JoinAsk) -> Result<Response, WireError> {
+    let site = session.shared.site.as_ref().ok_or_else(no_cluster)?;
+    admission::join(session, site, ask).await
 }
 
 fn find(session: &Session, topic: &str, at: PartitionIndex) -> Result<PartitionId, WireError> {
@@ -126,5 +139,6 @@ async fn rebalance(site: &ClusterNode, apply: bool) -> Result<Response, WireErro
         MoveInfo { topic, partition, from: planned.from, to: planned.to }
     };
     let moves = plan.into_iter().map(named).collect();
-    Ok(Response::Rebalance(Box::new(Rebalance { moves, begun, moving: moving as u32 })))
+    let rebalance = Rebalance { moves, begun, moving: moving as u32 };
+    Ok(Response::ClusterChanged(Box::new(ClusterChanged::Rebalance(rebalance))))
 }

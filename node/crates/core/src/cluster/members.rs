@@ -295,6 +295,27 @@ impl Members {
         }
     }
 
+    /// The token of this id, if its secret has this hash and its time is not over. It may have been
+    /// used.
+    ///
+    /// # Errors
+    /// [`MembersError`].
+    pub fn check_token(
+        &self,
+        id: u64,
+        hash: &[u8; 32],
+        now: TimestampMs,
+    ) -> Result<&Token, MembersError> {
+        let token = self.tokens.get(&id).ok_or(MembersError::Token)?;
+        if !is_same(&token.hash, hash) {
+            return Err(MembersError::Token);
+        }
+        match token.expires_at <= now {
+            true => Err(MembersError::TokenExpired),
+            false => Ok(token),
+        }
+    }
+
     fn join(
         &mut self,
         (id, hash): (u64, &[u8; 32]),
@@ -302,15 +323,8 @@ impl Members {
         now: TimestampMs,
         (name, address): (&str, &str),
     ) -> Result<(), MembersError> {
-        let token = self.tokens.get(&id).ok_or(MembersError::Token)?;
-        if !is_same(&token.hash, hash) {
-            return Err(MembersError::Token);
-        }
-        if token.expires_at <= now {
-            return Err(MembersError::TokenExpired);
-        }
-        let witness = token.witness;
-        if let Some((node, of)) = token.used {
+        let Token { witness, used, .. } = *self.check_token(id, hash, now)?;
+        if let Some((node, of)) = used {
             // The same node asks again, since it did not get the answer.
             let again = is_same(&of, key) && self.by_name(name) == Some(node);
             return if again { Ok(()) } else { Err(MembersError::TokenUsed(node)) };

@@ -158,11 +158,28 @@ pub enum ClusterChangeAsk {
         /// Also if it is in use or has copies, as long as others have everything.
         force: bool,
     },
+    /// Make a token that lets one node in.
+    Token {
+        /// How long it may be used, in milliseconds: from a second to a week.
+        valid_ms: u64,
+        /// Whether it lets in a witness.
+        witness: bool,
+    },
     /// Spread copies and preferred leads evenly over the nodes that are not drained.
     Rebalance {
         /// Whether to begin with it. A few partitions are moved at a time: who asks asks again.
         apply: bool,
     },
+}
+
+/// What a change of the cluster came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterChanged {
+    /// Moves are planned, or have begun.
+    Rebalance(Rebalance),
+    /// A token was made, of which the cluster keeps a hash only.
+    Token(String),
 }
 
 /// What is left to be moved until the cluster is even.

@@ -11,7 +11,8 @@ use crate::ids::{LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerId, Timest
 use crate::module::Module;
 use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
-use crate::wire::cluster::{ClusterChangeAsk, ClusterStatus, Rebalance};
+use crate::wire::cluster::{ClusterChangeAsk, ClusterChanged, ClusterStatus};
+use crate::wire::join::{JoinAsk, Joined};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -281,6 +282,8 @@ pub enum Request {
     Status {},
     /// How the cluster is, of which the node is part.
     Cluster {},
+    /// A new node wants to be let into the cluster.
+    Join(Box<JoinAsk>),
     /// Change the cluster.
     ChangeCluster {
         /// What is asked.
@@ -363,8 +366,10 @@ pub enum Response {
     Status(Box<NodeStatus>),
     /// Answer to `Cluster`.
     Cluster(Box<ClusterStatus>),
-    /// To `ChangeCluster`, where it asks for a rebalance.
-    Rebalance(Box<Rebalance>),
+    /// To `Join`.
+    Joined(Box<Joined>),
+    /// To `ChangeCluster`, where there is more to say than that it is done.
+    ClusterChanged(Box<ClusterChanged>),
 }
 
 /// One topic.

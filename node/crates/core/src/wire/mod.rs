@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod deployments;
 pub mod error;
 pub mod frame;
+pub mod join;
 pub mod message;
 pub mod replica;
 
