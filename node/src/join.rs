@@ -13,7 +13,8 @@ pub struct JoinArgs {
     /// starts need neither
     #[arg(long, value_name = "ADDRESSES", requires = "token", value_delimiter = ',')]
     join: Vec<String>,
-    /// The token that lets this machine in: `weir cluster token` on a node of the cluster prints one
+    /// The token that lets this machine in: `weir cluster token` on a node of the cluster prints
+    /// one
     #[arg(long, value_name = "TOKEN", requires = "join")]
     token: Option<String>,
     /// Where the other nodes reach this one, host and port [default: where it listens, or the

@@ -64,8 +64,8 @@ impl Site {
         Ok(site)
     }
 
-    /// Adds a node with `weir cluster add`, asked at one of the nodes, and starts it in `dir` with a
-    /// certificate of the first node's authority. Its number is the next.
+    /// Adds a node with `weir cluster add`, asked at one of the nodes, and starts it in `dir` with
+    /// a certificate of the first node's authority. Its number is the next.
     ///
     /// # Errors
     /// If it does not start.

@@ -203,8 +203,9 @@ fn wait_for_voters(node: &NodeProcess, voters: usize) -> Result<serde_json::Valu
     }
 }
 
-/// Goal: a token is all that a new machine needs, also where certificates are required and at a node
-/// that cannot sign; it lets in one node, once, within its time, and tells the cluster from others.
+/// Goal: a token is all that a new machine needs, also where certificates are required and at a
+/// node that cannot sign; it lets in one node, once, within its time, and tells the cluster from
+/// others.
 #[test]
 fn nodes_join_with_tokens() -> Result<()> {
     let dir = tempfile::tempdir()?;

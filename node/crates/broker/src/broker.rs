@@ -246,18 +246,14 @@ impl Broker {
         let clock = Clock::system().with_floor(system_time(newest));
         let names = node_names(&config)?;
         let credentials = Authority::load_or_create(&config.data_dir.join("tls"), &names, &clock)?;
-        for warning in &credentials.warnings {
-            tracing::warn!("{warning}");
-        }
+        credentials.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let ca_created = credentials.authority_created;
         let warnings = credentials.warnings.clone();
         let site = open::site(&config, &credentials, &clock)?;
         let cluster = site.as_ref().map_or(node.cluster, |_| open::cluster_of(&credentials));
-        let listen = listen_config(&config, &credentials, &clock)?;
-        if let Some(site) = &site {
-            site.admission.use_authority(credentials.authority);
-        }
-        let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
+        let endpoint = ServerEndpoint::bind(listen_config(&config, &credentials, &clock)?)?;
+        let endpoint = Arc::new(endpoint);
+        open::use_authority(site.as_ref(), credentials.authority);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
         let (registry, groups) = open::partitions(site.as_ref(), &store, &log, image, &views)?;
@@ -325,8 +321,8 @@ impl Broker {
         self.ca_created
     }
 
-    /// Waits until it is known that this node is not, or no longer, of its cluster, and says why. It
-    /// is to be shut down then. For ever for other nodes.
+    /// Waits until it is known that this node is not, or no longer, of its cluster, and says why.
+    /// It is to be shut down then. For ever for other nodes.
     ///
     /// # Cancel safety
     /// Safe.

@@ -2,9 +2,9 @@
 //! log says, one step at a time.
 //!
 //! A new member first takes the log as a learner. It votes once it has caught up and its disk may
-//! speak for it (`join.rs`). A removed one loses its vote through a joint membership, as openraft does
-//! it. What the next step is follows from the list and from the membership in effect alone, so a new
-//! leading controller goes on wherever the one before stopped.
+//! speak for it (`join.rs`). A removed one loses its vote through a joint membership, as openraft
+//! does it. What the next step is follows from the list and from the membership in effect alone, so
+//! a new leading controller goes on wherever the one before stopped.
 
 use crate::controller::Inner;
 use crate::raft::{Metrics, Raft, node, number};

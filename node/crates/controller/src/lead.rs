@@ -1,6 +1,6 @@
 //! What the leading controller does besides leading: it fences nodes that fell silent, lets back
-//! those that are heard of again, gives leads back to preferred replicas, and carries on the draining
-//! of nodes.
+//! those that are heard of again, gives leads back to preferred replicas, and carries on the
+//! draining of nodes.
 //!
 //! Nodes are heard of by their answers to openraft's heartbeats, which carry their lives; there are
 //! no others. The rules are [`Sessions`]; times are this process's own.

@@ -1,10 +1,10 @@
 //! Who belongs to the site, as far as is known here, and what becomes of those who do not.
 //!
-//! The list is in the replicated log. Before there is one the configuration's counts, and a node that
-//! was away may know an old one: then a member that it never heard of leads, and sends it entries
-//! that it would refuse. It tells its version of the list instead ([`PeerError::Stranger`]), and the
-//! other one *introduces* itself with the newer list. Both show certificates of the site's nodes.
-//! Whoever is told that the newer list is without it was removed.
+//! The list is in the replicated log. Before there is one the configuration's counts, and a node
+//! that was away may know an old one: then a member that it never heard of leads, and sends it
+//! entries that it would refuse. It tells its version of the list instead
+//! ([`PeerError::Stranger`]), and the other one *introduces* itself with the newer list. Both show
+//! certificates of the site's nodes. Whoever is told that the newer list is without it was removed.
 
 use crate::controller::Inner;
 use crate::raft::number;

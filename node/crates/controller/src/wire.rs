@@ -176,8 +176,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PeerError> {
     }
 }
 
-/// Checks entries that `from` sends as the leading controller: that the vote is its own and was won,
-/// that entries follow each other and what is before them, and that voters can be nodes.
+/// Checks entries that `from` sends as the leading controller: that the vote is its own and was
+/// won, that entries follow each other and what is before them, and that voters can be nodes.
 pub fn check_append(from: NodeId, request: &AppendEntriesRequest<Types>) -> Result<(), PeerError> {
     check_leader(from, &request.vote)?;
     let mut before = request.prev_log_id;

@@ -193,7 +193,8 @@ pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(2);
 pub const REPLICA_RETRY: Duration = Duration::from_millis(250);
 /// A node that the controller did not hear of for this long is fenced; a default.
 pub const SESSION_TIMEOUT: Duration = Duration::from_millis(750);
-/// Partitions whose copies are moved at a time, when nodes are drained or the cluster is rebalanced.
+/// Partitions whose copies are moved at a time, when nodes are drained or the cluster is
+/// rebalanced.
 pub const MOVES_AT_ONCE: usize = 8;
 /// Copies of the partition that holds the groups' positions, where there are as many nodes.
 pub const GROUPS_REPLICAS: usize = 3;

@@ -1,9 +1,10 @@
-//! How a machine that has nothing but a token becomes a node: it knows the site by the *fingerprint*
-//! of the authority's certificate, makes a key of its own, and has the authority sign for it.
+//! How a machine that has nothing but a token becomes a node: it knows the site by the
+//! *fingerprint* of the authority's certificate, makes a key of its own, and has the authority sign
+//! for it.
 //!
-//! The nodes of a site send the authority's certificate along with their own. A new node takes it from
-//! there if its fingerprint is the token's, and then checks the chain as every client does; so its
-//! secret goes to nobody else, and before anything is believed.
+//! The nodes of a site send the authority's certificate along with their own. A new node takes it
+//! from there if its fingerprint is the token's, and then checks the chain as every client does; so
+//! its secret goes to nobody else, and before anything is believed.
 
 use std::path::Path;
 use std::sync::Arc;

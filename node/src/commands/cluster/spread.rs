@@ -46,9 +46,9 @@ Examples:
   weir cluster rebalance --dry-run     what would be moved
   weir cluster rebalance
 
-Spreads copies over racks, and copies and leads evenly over the data nodes that are up and not drained,
-with as few copies made anew as that takes. A few partitions are moved at a time. Interrupted, it
-leaves moves that have begun to the nodes; started again, it goes on.")]
+Spreads copies over racks, and copies and leads evenly over the data nodes that are up and not
+drained, with as few copies made anew as that takes. A few partitions are moved at a time.
+Interrupted, it leaves moves that have begun to the nodes; started again, it goes on.")]
 pub struct RebalanceArgs {
     /// Only print what would be moved
     #[arg(long)]

@@ -1,10 +1,10 @@
 //! How new nodes are let in: tokens, and what is done for who shows one.
 //!
-//! A token's secret is known to who holds it; the controllers' log has its hash. It lets in one node:
-//! the node that has the authority's key signs for the new node's key, once the controllers have
-//! decided that the token is good and have made the node a member, in one command. A node without the
-//! key passes the question on. Who asks again with the same key is given a certificate again, so an
-//! answer that was lost does not cost the token.
+//! A token's secret is known to who holds it; the controllers' log has its hash. It lets in one
+//! node: the node that has the authority's key signs for the new node's key, once the controllers
+//! have decided that the token is good and have made the node a member, in one command. A node
+//! without the key passes the question on. Who asks again with the same key is given a certificate
+//! again, so an answer that was lost does not cost the token.
 
 use super::{ClusterNode, forward};
 use crate::session::Session;

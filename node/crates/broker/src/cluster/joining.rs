@@ -1,9 +1,9 @@
-//! How a machine with a token becomes a node: it makes a key, asks a node of the cluster to let it in,
-//! and keeps what it is given in its data folder. From then on it starts like every other node.
+//! How a machine with a token becomes a node: it makes a key, asks a node of the cluster to let it
+//! in, and keeps what it is given in its data folder. From then on it starts like every other node.
 //!
 //! | file | what |
 //! |---|---|
-//! | `tls/node.key` | made first; kept if the attempt fails, so that the next one asks for the same |
+//! | `tls/node.key` | made first, and kept: the next attempt asks for the same |
 //! | `tls/node.pem`, `tls/ca.pem` | what the authority signed, and its own certificate |
 //! | `cluster.json` | number, name and the members as of then; written before `tls/ca.pem` |
 //!
@@ -66,8 +66,8 @@ pub enum JoinError {
     Unreachable(String),
     /// Somebody answers who is not of the token's cluster.
     #[error(
-        "{address} is not a node of the cluster that the token is for ({problem}): nothing was sent \
-         to it"
+        "{address} is not a node of the cluster that the token is for ({problem}): nothing was \
+         sent to it"
     )]
     AnotherCluster {
         /// Where.

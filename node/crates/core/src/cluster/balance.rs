@@ -1,5 +1,5 @@
-//! Plans of moves: away from drained nodes, in place of removed ones, and evenly. Pure functions of the
-//! cluster as it is, so whoever leads goes on with what another one began.
+//! Plans of moves: away from drained nodes, in place of removed ones, and evenly. Pure functions of
+//! the cluster as it is, so whoever leads goes on with what another one began.
 //!
 //! A partition whose copies are being moved counts as if it were where it is going. A plan only
 //! names where copies shall be in the end; [`super::reassign`] sees to it that the new ones hold
@@ -7,10 +7,10 @@
 //!
 //! | plan | moves | ends because |
 //! |---|---|---|
-//! | missing | nothing: copies that went with removed nodes are made anew | there are fewer of them |
-//! | drain | each copy on a drained node to the least loaded of the others, if there is one | no move leads to a drained node |
-//! | racks | one of two copies in a rack to a rack that has none | each adds a rack to a partition |
-//! | copies | one copy from the fullest node to the emptiest, two apart at least | the sum of squares falls |
+//! | missing | nothing: lost copies are made anew | there are fewer of them |
+//! | drain | copies on drained nodes to the least loaded others | no move leads to a drained node |
+//! | racks | one of two copies in a rack to another rack | each adds a rack to a partition |
+//! | copies | one from the fullest node to the emptiest | the sum of squares falls |
 //! | leads | nothing: only which of the copies is preferred | the same |
 
 use super::{Cluster, ClusterAsk};

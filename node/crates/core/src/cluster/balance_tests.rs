@@ -139,7 +139,8 @@ proptest! {
         prop_assert_eq!(cluster.plan_rebalance(), []);
         prop_assert_eq!(counts(&before), counts(&cluster));
         for (id, known) in cluster.partitions() {
-            prop_assert_eq!(known.replicas.iter().collect::<BTreeSet<_>>().len(), known.replicas.len());
+            let distinct: BTreeSet<_> = known.replicas.iter().collect();
+            prop_assert_eq!(distinct.len(), known.replicas.len());
             prop_assert!(racks(&cluster, known) >= racks(&before, &before.partitions()[id]));
         }
     }

@@ -15,7 +15,7 @@
 //! | a member counts only with the disk it joined with | [`election`] |
 //! | in-sync changes come from the current leader, on the current state | `alter_insync` |
 //! | copies are moved only to replicas that are in sync | [`reassign`] |
-//! | a number is a node's for ever; its last copy that has everything is not removed | [`members`] |
+//! | a number is a node's for ever; the last whole copy is not removed | [`members`] |
 //! | a drained node is given nothing, and keeps only what nobody else can take | [`balance`] |
 
 pub mod balance;

@@ -42,7 +42,7 @@ impl fmt::Debug for JoinToken {
 /// A text is no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it is no token, or not all of it: a token is weir-join- and {digits} digits and letters a to f",
+    "it is no token, or not all of it: that is weir-join- and {digits} digits and letters a to f",
     digits = 2 * TOKEN_BYTES
 )]
 pub struct NoToken;
