@@ -218,11 +218,12 @@ fn nodes_join_with_tokens() -> Result<()> {
         ("WEIR_NAME", "edge-1".into()),
         ("WEIR_CLUSTER_MEMBERS", format!("1=edge-1@{listen}").into()),
     ];
-    let arguments = ["--config", &config.to_string_lossy(), "--listen", &listen];
+    let config = config.to_string_lossy().into_owned();
+    let arguments = ["--config", config.as_str(), "--listen", listen.as_str()];
     let first = NodeProcess::start_in(&home, &arguments, environment)?;
     wait_for_voters(&first, 1)?;
     let token = |more: &[&str]| {
-        let arguments = [&["cluster", "token"], more].concat();
+        let arguments = [&["cluster", "token"][..], more].concat();
         first.weir(&arguments).expect(0).stdout.trim().to_owned()
     };
     let one = token(&[]);
