@@ -10,6 +10,7 @@ mod connect;
 mod exit;
 pub mod fuzz_targets;
 mod http;
+mod join;
 mod logging;
 mod metrics;
 mod output;

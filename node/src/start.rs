@@ -1,7 +1,7 @@
 //! How a node begins: settings, logs, the HTTP port, the broker, the run file; then it serves until
 //! a signal ends it ([`crate::shutdown`]).
 
-use crate::config::{self, Off, Settings};
+use crate::config::{self, ClusterRole, Off, Settings};
 use crate::exit::{Exit, Failure};
 use crate::http::{self, NodeHealth, Source};
 use crate::paths::{self, RunFile};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use weir_broker::cluster::joining::Membership;
 use weir_broker::{Broker, BrokerConfig, Compiler, Reporter, StartError};
 use weir_core::access::Access;
 use weir_core::wire::message::NodeStatus;
@@ -61,8 +62,13 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
         begun.elapsed()
     );
 
-    let signal = signals.next().await;
-    tracing::info!("{signal}: shutting down");
+    let removed = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!("{signal}: shutting down");
+            None
+        }
+        why = broker.outside() => Some(why),
+    };
     let grace = settings.shutdown_grace.0;
     signals
         .unless_again(async {
@@ -73,7 +79,10 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
             broker.shutdown(grace).await;
         })
         .await;
-    Ok(())
+    match removed {
+        None => Ok(()),
+        Some(why) => Err(Failure::new(Exit::Refused, why)),
+    }
 }
 
 /// The broker's configuration from the node's settings.
@@ -105,9 +114,32 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
         Off::On(rack) => Some(rack.as_str()),
         Off::Off => None,
     };
-    config.cluster = config::part(&config.node_name, &settings.members, rack, settings.role)?;
+    config.cluster = config::part(&config.node_name, &settings.members, rack, settings.role)
+        .or_else(|error| if settings.members.is_empty() { Ok(None) } else { Err(error) })?;
+    if config.cluster.is_none() {
+        adopt_membership(&mut config, rack, settings.role)?;
+    }
     set_log(&mut config.log, settings);
     Ok(config)
+}
+
+/// What a folder knows that joined a cluster (`weir node --join`) counts where no members are
+/// configured.
+fn adopt_membership(
+    config: &mut BrokerConfig,
+    rack: Option<&str>,
+    role: ClusterRole,
+) -> Result<(), String> {
+    let witness = role == ClusterRole::Witness;
+    match Membership::read(&config.data_dir).map_err(|error| error.to_string())? {
+        Some(known) => {
+            config.cluster = Some(known.config(rack, witness));
+            config.node_name = known.name;
+            Ok(())
+        }
+        None if witness => Err("cluster.role is witness, but cluster.members is empty".to_owned()),
+        None => Ok(()),
+    }
 }
 
 /// Modules are compiled by this program, started once more. Linux knows the running one by this

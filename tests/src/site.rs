@@ -95,6 +95,47 @@ impl Site {
         Ok(site)
     }
 
+    /// Adds a node with `weir cluster add`, asked at one of the nodes, and starts it in `dir` with
+    /// a certificate of the first node's authority. Its number is the next.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn add(&mut self, ask: usize, dir: &Path) -> Result<()> {
+        let number = self.nodes.len() + 1;
+        let name = format!("edge-{number}");
+        let address = free_addresses(1)?[0].to_string();
+        let member = format!("{name}@{address}");
+        let said = self.nodes[ask].weir(&["cluster", "add", &member]).expect(0);
+        ensure!(said.stdout.contains(&format!("{number}={member}")), "{}", said.stdout);
+        let home = dir.join(&name);
+        std::fs::create_dir_all(&home)?;
+        issue(self.nodes[0].data_dir(), &home.join("data"), number)?;
+        let first = format!("1=edge-1@{}", self.nodes[0].address());
+        let members = format!("{first},{number}={member}");
+        let environment: Vec<(&'static str, PathBuf)> =
+            vec![("WEIR_NAME", name.into()), ("WEIR_CLUSTER_MEMBERS", members.into())];
+        self.nodes.push(NodeProcess::start_in(&home, &["--listen", &address], environment)?);
+        Ok(())
+    }
+
+    /// Starts a node that is down at another address, which is told to one of the others.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn move_to_another_port(&mut self, ask: usize, node: usize, dir: &Path) -> Result<()> {
+        let name = format!("edge-{}", node + 1);
+        let address = free_addresses(1)?[0].to_string();
+        let member = format!("{name}@{address}");
+        let said = self.nodes[ask].weir(&["cluster", "add", &member]).expect(0);
+        ensure!(said.stdout.contains("from now on"), "{}", said.stdout);
+        let members = format!("{}={member}", node + 1);
+        let environment: Vec<(&'static str, PathBuf)> =
+            vec![("WEIR_NAME", name.clone().into()), ("WEIR_CLUSTER_MEMBERS", members.into())];
+        let home = dir.join(&name);
+        self.nodes[node] = NodeProcess::start_in(&home, &["--listen", &address], environment)?;
+        Ok(())
+    }
+
     /// A client that knows the addresses of these nodes, in this order.
     ///
     /// # Errors
@@ -173,7 +214,10 @@ fn issue(from: &Path, to: &Path, number: usize) -> Result<()> {
 
 /// Loopback addresses whose ports were free just now: all members must know them before the first
 /// of them starts.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+///
+/// # Errors
+/// The system's.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
     let sockets: std::io::Result<Vec<UdpSocket>> =
         (0..count).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).collect();
     Ok(sockets?.iter().map(UdpSocket::local_addr).collect::<std::io::Result<_>>()?)

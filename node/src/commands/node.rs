@@ -3,6 +3,7 @@
 use crate::cli::Globals;
 use crate::config::{self, Detail, Settings, Sources};
 use crate::exit::{CommandResult, Exit, Failure};
+use crate::join::JoinArgs;
 use crate::{logging, output, start};
 use std::path::PathBuf;
 
@@ -13,6 +14,8 @@ Examples:
   weir node                                            this machine only, default folder
   weir node --data-dir ./data --listen 127.0.0.1:0     another folder, any free port
   weir node --listen 0.0.0.0:7447                      for other machines, with certificates
+  weir node --listen 10.0.0.2:7447 --join 10.0.0.1:7447 --token TOKEN
+                                                       a new node of a cluster, once
   weir node --config /etc/weir/weir.toml
   weir node --print-config > weir.toml                 every setting, documented
   weir node --print-config --json                      every setting, for programs
@@ -43,6 +46,8 @@ pub struct Args {
         default_missing_value = "admin"
     )]
     insecure_anonymous: Option<String>,
+    #[command(flatten)]
+    join: JoinArgs,
     /// Set any setting by its name, as `--print-config` shows it: --set storage.shards=2
     #[arg(long = "set", value_name = "NAME=VALUE")]
     sets: Vec<String>,
@@ -83,6 +88,7 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    args.join.run(&settings).await?;
     start::run(&settings).await
 }
 

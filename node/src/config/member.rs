@@ -32,7 +32,8 @@ impl FromStr for MemberEntry {
         if id == 0 || !whole {
             return Err(wrong());
         }
-        let member = Member { name: name.to_owned(), address: address.to_owned() };
+        let (name, address) = (name.to_owned(), address.to_owned());
+        let member = Member { name, address, witness: false };
         Ok(MemberEntry { id: NodeId(id), member })
     }
 }

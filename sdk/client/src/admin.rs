@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_core::group::Generation;
 use weir_core::ids::{NodeId, PartitionIndex};
-use weir_core::wire::cluster::{ClusterChangeAsk, ClusterStatus};
+use weir_core::wire::cluster::{ClusterChangeAsk, ClusterChanged, ClusterStatus, Rebalance};
 use weir_core::wire::message::{
     GroupInfo, GroupMembers, GroupPosition, NodeStatus, Request, ResolvedOffset, Response, StartAt,
     TopicInfo,
@@ -336,6 +336,78 @@ impl Admin {
         let (topic, nodes) = (topic.to_owned(), nodes.to_vec());
         let ask = ClusterChangeAsk::Reassign { topic, partition: PartitionIndex(partition), nodes };
         self.ask_done(&Request::ChangeCluster { ask }).await
+    }
+
+    /// Has a node of the cluster hold and lead nothing, as far as others can take it, or lets it be
+    /// used again. It goes on by itself; [`Admin::cluster`] tells how far it is.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node that is asked is alone.
+    pub async fn drain(&self, node: NodeId, drained: bool) -> Result<(), RequestError> {
+        let ask = ClusterChangeAsk::Drain { node, drained };
+        self.ask_done(&Request::ChangeCluster { ask }).await
+    }
+
+    /// Adds a member to the cluster, or changes the address of the one of this name. It takes part
+    /// once a node of that name, with a certificate of the cluster's authority, is started there.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node that is asked is alone.
+    pub async fn add_member(
+        &self,
+        name: &str,
+        address: &str,
+        witness: Option<bool>,
+    ) -> Result<(), RequestError> {
+        let (name, address) = (name.to_owned(), address.to_owned());
+        let ask = ClusterChangeAsk::Add { name, address, witness };
+        self.ask_done(&Request::ChangeCluster { ask }).await
+    }
+
+    /// Makes a token that lets one new node into the cluster, for `weir node --join`.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node that is asked is alone.
+    pub async fn join_token(
+        &self,
+        valid: std::time::Duration,
+        witness: bool,
+    ) -> Result<String, RequestError> {
+        let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
+        let ask = ClusterChangeAsk::Token { valid_ms, witness };
+        match self.client.request(&Request::ChangeCluster { ask }).await? {
+            Response::ClusterChanged(changed) => match *changed {
+                ClusterChanged::Token(token) => Ok(token),
+                ClusterChanged::Rebalance(_) => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Removes a member for good; its number is never given again. With `force` also if it is in
+    /// use or has copies, as long as others have everything that was acknowledged.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `invalid-argument` if it may not be removed, with the reason.
+    pub async fn remove_member(&self, node: NodeId, force: bool) -> Result<(), RequestError> {
+        let ask = ClusterChangeAsk::Remove { node, force };
+        self.ask_done(&Request::ChangeCluster { ask }).await
+    }
+
+    /// What has to be moved until copies and preferred leads are even over the nodes that are not
+    /// drained. With `apply` it begins with a few of the moves: ask again until none is left.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `unsupported` if the node is alone.
+    pub async fn rebalance(&self, apply: bool) -> Result<Rebalance, RequestError> {
+        let ask = ClusterChangeAsk::Rebalance { apply };
+        match self.client.request(&Request::ChangeCluster { ask }).await? {
+            Response::ClusterChanged(changed) => match *changed {
+                ClusterChanged::Rebalance(rebalance) => Ok(rebalance),
+                ClusterChanged::Token(_) => Err(unexpected()),
+            },
+            _ => Err(unexpected()),
+        }
     }
 
     /// Confirms that the node's wall clock is right, so that retention by age goes on.

@@ -285,6 +285,7 @@ fn repeatable(request: &Request) -> bool {
         | Request::Status {}
         | Request::Cluster {}
         | Request::ChangeCluster { .. }
+        | Request::Join(_)
         | Request::ConfirmTime {}
         | Request::JoinGroup { .. }
         | Request::GroupHeartbeat { .. }

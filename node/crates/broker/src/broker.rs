@@ -244,15 +244,14 @@ impl Broker {
         let clock = Clock::system().with_floor(system_time(newest));
         let names = node_names(&config)?;
         let credentials = Authority::load_or_create(&config.data_dir.join("tls"), &names, &clock)?;
-        for warning in &credentials.warnings {
-            tracing::warn!("{warning}");
-        }
+        credentials.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let ca_created = credentials.authority_created;
         let warnings = credentials.warnings.clone();
         let site = open::site(&config, &credentials, &clock)?;
         let cluster = site.as_ref().map_or(node.cluster, |_| open::cluster_of(&credentials));
-        let listen = listen_config(&config, credentials, &clock);
-        let endpoint = Arc::new(ServerEndpoint::bind(listen)?);
+        let endpoint = ServerEndpoint::bind(listen_config(&config, &credentials, &clock)?)?;
+        let endpoint = Arc::new(endpoint);
+        open::use_authority(site.as_ref(), credentials.authority);
         let address = endpoint.local_address().map_err(StartError::Address)?;
 
         let (registry, groups) = open::partitions(site.as_ref(), &store, &log, image, &views)?;
@@ -321,6 +320,18 @@ impl Broker {
     #[must_use]
     pub fn ca_created(&self) -> bool {
         self.ca_created
+    }
+
+    /// Waits until it is known that this node is not, or no longer, of its cluster, and says why.
+    /// It is to be shut down then. For ever for other nodes.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn outside(&self) -> String {
+        match &self.shared.site {
+            Some(site) => site.outside().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// A handle for reporting that outlives borrows of the broker.
@@ -429,13 +440,22 @@ async fn accept(shared: Arc<Shared>, endpoint: Arc<ServerEndpoint>) {
 
 fn listen_config(
     config: &BrokerConfig,
-    credentials: NodeCredentials,
+    credentials: &NodeCredentials,
     clock: &Clock,
-) -> ListenConfig {
-    let trust = credentials.authority.trust().clone();
-    let mut listen = ListenConfig::new(config.listen, credentials.identity, trust);
-    listen.client_auth =
-        if config.allow_anonymous { ClientAuth::Optional } else { ClientAuth::Required };
+) -> Result<ListenConfig, StartError> {
+    let authority = &credentials.authority;
+    let identity = match &config.cluster {
+        // Who joins knows the authority by its fingerprint.
+        Some(_) => {
+            let identity = credentials.identity.with_authority(authority.certificate_pem());
+            identity.map_err(|error| AuthorityError::Issue(error.to_string()))?
+        }
+        None => credentials.identity.clone(),
+    };
+    let mut listen = ListenConfig::new(config.listen, identity, authority.trust().clone());
+    // Who joins a cluster has no certificate yet; of others the session sees to it.
+    let optional = config.allow_anonymous || config.cluster.is_some();
+    listen.client_auth = if optional { ClientAuth::Optional } else { ClientAuth::Required };
     listen.connections = ConnectionLimit::new(config.connections_max);
     listen.clock = clock.clone();
     listen.mtu = config.mtu;
@@ -443,7 +463,7 @@ fn listen_config(
         receive_bytes: config.receive_window_bytes,
         send_bytes: config.send_window_bytes,
     };
-    listen
+    Ok(listen)
 }
 
 fn node_names(config: &BrokerConfig) -> Result<NodeNames, AuthorityError> {

@@ -7,7 +7,7 @@ use crate::groups;
 use crate::modules::files::{FilesError, ModuleFiles};
 use crate::modules::{check, files_error};
 use crate::registry::store_error;
-use crate::session::{Session, encode, protocol, refuse};
+use crate::session::{Session, encode, no_certificate, protocol, refuse};
 use crate::status;
 use crate::subscribe::resolve;
 use std::sync::Arc;
@@ -58,6 +58,9 @@ pub async fn respond(writer: &mut FrameWriter, response: &Response) {
 }
 
 async fn answer(session: &Session, request: Request) -> Result<Response, WireError> {
+    if session.may_only_join() && !matches!(request, Request::Join(_)) {
+        return Err(no_certificate());
+    }
     if let Some(answer) = cluster::requests::elsewhere(session, &request).await {
         return answer;
     }
@@ -113,6 +116,7 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
             let all = status::of_node(&session.shared);
             Ok(Response::Status(Box::new(status::visible_to(session, all)?)))
         }
+        Request::Join(ask) => cluster::requests::join(session, *ask).await,
         Request::Cluster {} => cluster::cluster_status(session).await,
         Request::ChangeCluster { ask } => cluster::requests::change(session, ask).await,
         Request::Informed { version } => cluster::requests::informed(session, version).await,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::sync::{SemaphorePermit, TryAcquireError};
 use tokio::time::timeout;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
@@ -24,8 +25,6 @@ pub struct Session {
     pub shared: Arc<Shared>,
     /// The connection.
     pub connection: Connection,
-    /// Which other node of the cluster is at the other end.
-    node: Option<NodeId>,
 }
 
 impl Session {
@@ -40,21 +39,34 @@ impl Session {
     /// # Errors
     /// [`ErrorCode::Unauthorized`] if it is none.
     pub fn member(&self) -> Result<NodeId, WireError> {
-        self.node.ok_or_else(|| {
+        self.node().ok_or_else(|| {
             let peer = self.connection.peer();
             let message = format!(
-                "{peer} is no node of this cluster: cluster.members lists them by the names in \
-                 their certificates"
+                "{peer} is no node of this cluster: it was never added (`weir cluster add`), or \
+                 removed"
             );
             WireError::new(ErrorCode::Unauthorized, message)
         })
+    }
+
+    /// The same; members change while connections last.
+    fn node(&self) -> Option<NodeId> {
+        let (site, name) = self.node_name()?;
+        site.peers.by_name(name)
+    }
+
+    /// The name of the node at the other end, if it is one, and this one's part in the cluster.
+    fn node_name(&self) -> Option<(&cluster::ClusterNode, &str)> {
+        let peer = self.connection.peer();
+        let name = peer.principal.as_deref().filter(|_| peer.kind == PeerKind::Node)?;
+        Some((self.shared.site.as_deref()?, name))
     }
 
     /// Whether what comes from here was a client's at another node, which checked its rights and
     /// holds this one for the leader. It is never sent on.
     #[must_use]
     pub fn is_forwarded(&self) -> bool {
-        self.node.is_some()
+        self.node().is_some()
     }
 
     /// Checks that the client may act as `role` on `topic` (or on no topic).
@@ -98,16 +110,9 @@ pub async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     shared.counts.connections.fetch_add(1, Ordering::Relaxed);
-    let node = node_at(&shared, &connection);
-    let session = Session { shared: shared.clone(), connection, node };
+    let session = Session { shared: shared.clone(), connection };
     session.run().await;
     shared.counts.connections.fetch_sub(1, Ordering::Relaxed);
-}
-
-fn node_at(shared: &Shared, connection: &Connection) -> Option<NodeId> {
-    let peer = connection.peer();
-    let name = peer.principal.as_deref().filter(|_| peer.kind == PeerKind::Node)?;
-    shared.site.as_ref()?.peers.by_name(name)
 }
 
 impl Session {
@@ -127,6 +132,35 @@ impl Session {
             }
             Ok(Ok(client)) => tracing::debug!(peer, client, "connected"),
         }
+        let Ok(_place) = self.place_at_the_door() else {
+            self.connection.close(CloseReason::TooManyConnections, "too many nodes join at once");
+            return;
+        };
+        // Who may only join has bounded time to do it.
+        if !self.may_only_join() {
+            self.streams(&peer).await;
+        } else if timeout(limits::JOIN_TIMEOUT, self.streams(&peer)).await.is_err() {
+            self.connection.close(CloseReason::HelloTimeout, "joining took too long");
+        }
+    }
+
+    /// Whether the client has no certificate where one is needed: then all that it may do is join
+    /// the cluster as a node.
+    #[must_use]
+    pub fn may_only_join(&self) -> bool {
+        let config = &self.shared.config;
+        self.connection.peer().kind == PeerKind::Anonymous && !config.allow_anonymous
+    }
+
+    /// Who may only join needs a place; others need none.
+    fn place_at_the_door(&self) -> Result<Option<SemaphorePermit<'_>>, TryAcquireError> {
+        match self.shared.site.as_ref().filter(|_| self.may_only_join()) {
+            Some(site) => site.admission.door.try_acquire().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn streams(&self, peer: &str) {
         loop {
             let stream = tokio::select! {
                 stream = self.connection.accept_stream() => stream,
@@ -153,7 +187,7 @@ impl Session {
     /// reach another node, and comes back if not.
     async fn cut_off(&self) {
         match &self.shared.site {
-            Some(site) if self.node.is_none() => site.comes_to_be_cut_off().await,
+            Some(site) if self.node().is_none() => site.comes_to_be_cut_off().await,
             _ => std::future::pending().await,
         }
     }
@@ -189,7 +223,7 @@ impl Session {
             software: self.shared.software.clone(),
             principal: self.principal().map(str::to_owned),
             node_time: self.shared.now(),
-            cut_off: self.node.is_none()
+            cut_off: self.node().is_none()
                 && self.shared.site.as_ref().is_some_and(|site| site.is_cut_off()),
             batch_bytes_max: limits::BATCH_BYTES_MAX as u32,
         };
@@ -202,8 +236,11 @@ impl Session {
     async fn stream(self, mut writer: FrameWriter, mut reader: FrameReader) {
         // A stream opens with a small control message, whole within bounded time.
         // A question between controllers may be larger.
-        let most =
-            if self.is_forwarded() { limits::FRAME_BYTES_MAX } else { limits::CONTROL_BYTES_MAX };
+        let most = if self.node_name().is_some() {
+            limits::FRAME_BYTES_MAX
+        } else {
+            limits::CONTROL_BYTES_MAX
+        };
         let first = timeout(limits::REQUEST_READ_TIMEOUT, reader.next(most));
         let frame = match first.await {
             Ok(Ok(Some(frame))) => frame,
@@ -218,6 +255,15 @@ impl Session {
         if !self.shared.registry.is_informed() && kind != Some(FrameKind::Controller) {
             let message = "the node has not found the rest of its cluster yet; try again";
             return refuse(&mut writer, &WireError::new(ErrorCode::Offline, message)).await;
+        }
+        if self.may_only_join() && kind != Some(FrameKind::Request) {
+            return refuse(&mut writer, &no_certificate()).await;
+        }
+        if kind != Some(FrameKind::Controller)
+            && self.node_name().is_some()
+            && let Err(error) = self.member()
+        {
+            return refuse(&mut writer, &error).await;
         }
         match kind {
             Some(FrameKind::Request) => requests::serve(&self, writer, &frame.body).await,
@@ -240,11 +286,12 @@ impl Session {
 
     /// Answers another node's controller.
     async fn controller(&self, mut writer: FrameWriter, request: Bytes) {
-        let from = match self.member() {
-            Ok(from) => from,
-            Err(error) => return refuse(&mut writer, &error).await,
+        let Some((site, name)) = self.node_name() else {
+            let error =
+                WireError::new(ErrorCode::Unauthorized, "controllers are asked by nodes only");
+            return refuse(&mut writer, &error).await;
         };
-        let Some(site) = &self.shared.site else { return };
+        let from = site.peers.by_name_or_left(name);
         let Some(answer) = site.handle(from, request).await else {
             let error = WireError::new(ErrorCode::Offline, "the controller is starting");
             return refuse(&mut writer, &error).await;
@@ -267,6 +314,14 @@ impl Session {
             writer.reset(CloseReason::Normal.code());
         }
     }
+}
+
+/// An error for clients that need a certificate and have none.
+#[must_use]
+pub fn no_certificate() -> WireError {
+    let message = "this node requires a certificate of its clients: give --cert and --key, which \
+                   `weir cert client NAME` makes";
+    WireError::new(ErrorCode::Unauthorized, message)
 }
 
 /// An error for what the protocol does not allow.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+use weir_core::cluster::members::Member;
 use weir_core::ids::{DiskId, NodeId};
 use weir_core::limits;
 
@@ -10,7 +11,8 @@ use weir_core::limits;
 pub struct Config {
     /// This node.
     pub node: NodeId,
-    /// All nodes of the site, this one among them: each is a voter. The same on every node.
+    /// All nodes of the site, this one among them, as it is founded: each is a voter. The same on
+    /// every node then; later the list in the log counts.
     pub members: BTreeMap<NodeId, Member>,
     /// This node's data folder.
     pub disk: DiskId,
@@ -20,13 +22,6 @@ pub struct Config {
     pub witness: bool,
     /// How soon silence is noticed.
     pub timing: Timing,
-}
-
-/// A node of the site.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Member {
-    /// Where it is, for messages to people: the transport knows its own way.
-    pub address: String,
 }
 
 /// How soon silence is noticed.
@@ -89,24 +84,5 @@ impl Config {
             return Err(ConfigError::Timing { heartbeat_ms: heartbeat.as_millis() });
         }
         Ok(())
-    }
-
-    /// All other members.
-    pub(crate) fn others(&self) -> impl Iterator<Item = NodeId> {
-        self.members.keys().copied().filter(|&id| id != self.node)
-    }
-
-    /// The members for messages to people: `1 (depot-1:9092), 2 (depot-2:9092)`.
-    pub(crate) fn name(&self, ids: impl IntoIterator<Item = NodeId>) -> String {
-        let one = |id: NodeId| match self.members.get(&id).map(|member| member.address.as_str()) {
-            None | Some("") => format!("{id}"),
-            Some(address) => format!("{id} ({address})"),
-        };
-        ids.into_iter().map(one).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Whether `nodes` are more than half of the members.
-    pub(crate) fn is_majority(&self, nodes: usize) -> bool {
-        nodes * 2 > self.members.len()
     }
 }

@@ -10,15 +10,15 @@ use crate::network::Network;
 use crate::raft::{Metrics, Raft, Types, node, settings};
 use crate::store::{self, Store};
 use crate::transport::{AnyTransport, Transport};
-use crate::{compact, join, lead, life, serve, submit};
+use crate::{change, compact, join, lead, life, members, serve, submit};
 use bytes::Bytes;
-use openraft::storage::RaftLogStorage;
-use openraft::{EntryPayload, RaftLogReader, ServerState};
+use openraft::ServerState;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
+use weir_core::cluster::members::Members;
 use weir_core::controller::{Command, Done, State};
 use weir_core::ids::{Incarnation, NodeId};
 use weir_core::limits;
@@ -44,6 +44,10 @@ pub struct Inner {
     pub start: u64,
     /// Whether this disk may speak for the node.
     pub joined: watch::Sender<bool>,
+    /// The newest list of members that is known.
+    pub members: watch::Sender<Arc<Members>>,
+    /// Why this node cannot take part, once that is known.
+    pub outside: watch::Sender<Option<String>>,
     pub heard: Heard,
     /// KiB of commands that may still wait to be decided.
     pub submits: Semaphore,
@@ -119,7 +123,6 @@ impl Controller {
         });
         let opened = opened.await.map_err(|error| StartError::Engine(error.to_string()))?;
         let (joined, log, machine): (bool, LogStore, Machine) = opened?;
-        check_members(&config, log.clone(), &machine).await?;
         let settings = settings(&config);
         let inner = Arc::new(Inner {
             transport: Box::new(transport),
@@ -128,6 +131,8 @@ impl Controller {
             life: watch::Sender::new(None),
             start: RandomState::new().build_hasher().finish(),
             joined: watch::Sender::new(joined),
+            members: watch::Sender::new(Arc::new(Members::configured(config.members.clone()))),
+            outside: watch::Sender::new(None),
             heard: Heard::default(),
             submits: Semaphore::new(limits::SUBMIT_BUDGET_BYTES / limits::KIB),
             incoming: tokio::sync::Mutex::default(),
@@ -147,10 +152,13 @@ impl Controller {
         let mut tasks = JoinSet::new();
         tasks.spawn(until_stop(&inner, join::run(inner.clone(), raft.clone())));
         tasks.spawn(until_stop(&inner, lead::run(inner.clone(), raft.clone())));
+        tasks.spawn(until_stop(&inner, change::run(inner.clone(), raft.clone())));
+        tasks.spawn(until_stop(&inner, members::follow(inner.clone())));
         tasks.spawn(until_stop(&inner, compact::run(inner.clone(), raft)));
-        if !inner.config.witness {
-            tasks.spawn(until_stop(&inner, life::run(inner.clone())));
-        }
+        match inner.config.witness {
+            false => tasks.spawn(until_stop(&inner, life::run(inner.clone()))),
+            true => tasks.spawn(until_stop(&inner, life::announce(inner.clone()))),
+        };
         Ok(Controller { inner, tasks: Arc::new(Mutex::new(tasks)), stop })
     }
 
@@ -160,7 +168,38 @@ impl Controller {
     /// # Cancel safety
     /// Dropping it drops the answer; what the request began goes on.
     pub async fn handle(&self, from: NodeId, request: Bytes) -> Bytes {
-        serve::handle(&self.inner, from, &request).await
+        serve::handle(&self.inner, Some(from), &request).await
+    }
+
+    /// The same for a node of the site, as its certificate says, that is not known as a member
+    /// here.
+    ///
+    /// # Cancel safety
+    /// As [`Controller::handle`].
+    pub async fn handle_stranger(&self, request: Bytes) -> Bytes {
+        serve::handle(&self.inner, None, &request).await
+    }
+
+    /// The newest list of members that is known here, without tokens; until there is one in the
+    /// log, of version 0 and as configured.
+    #[must_use]
+    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+        self.inner.members.subscribe()
+    }
+
+    /// Who votes at present, those included who are on their way out.
+    #[must_use]
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        let Some(metrics) = self.inner.metrics() else { return BTreeSet::new() };
+        let voters = metrics.membership_config.membership().voter_ids();
+        voters.filter_map(node).collect()
+    }
+
+    /// Why this node can take part no longer: it was removed, or its folder is another node's. It
+    /// is to be stopped then.
+    #[must_use]
+    pub fn outside(&self) -> watch::Receiver<Option<String>> {
+        self.inner.outside.subscribe()
     }
 
     /// Has a command decided, by whichever controller leads. Once it returns, this node's
@@ -222,32 +261,6 @@ fn until_stop(
             _ = stopping.wait_for(|stop| *stop) => {}
         }
     }
-}
-
-/// Refuses a list of nodes that is not the one the site was formed with: each of two lists could
-/// have a majority of its own.
-async fn check_members(
-    config: &Config,
-    mut log: LogStore,
-    machine: &Machine,
-) -> Result<(), StartError> {
-    let unreadable = |error: crate::raft::StorageError| StartError::Engine(error.to_string());
-    let state = log.get_log_state().await.map_err(unreadable)?;
-    let first = state.last_purged_log_id.map_or(0, |purged| purged.index + 1);
-    let entries = log.try_get_log_entries(first..).await.map_err(unreadable)?;
-    let in_log = entries.into_iter().rev().find_map(|entry| match entry.payload {
-        EntryPayload::Membership(membership) => Some(membership),
-        _ => None,
-    });
-    let in_snapshot = machine.applied().borrow().membership.membership().clone();
-    let stored: BTreeSet<u64> = in_log.unwrap_or(in_snapshot).voter_ids().collect();
-    let configured: BTreeSet<u64> = config.members.keys().map(|id| u64::from(id.0)).collect();
-    if stored.is_empty() || stored == configured {
-        return Ok(());
-    }
-    let stored = config.name(stored.into_iter().filter_map(node));
-    let configured = config.name(config.members.keys().copied());
-    Err(StartError::Members { stored, configured })
 }
 
 impl std::fmt::Debug for Controller {

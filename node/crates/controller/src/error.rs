@@ -27,17 +27,6 @@ pub enum StartError {
     /// The snapshot in its file is not one.
     #[error(transparent)]
     Snapshot(#[from] RestoreError),
-    /// The file is of a site of other nodes.
-    #[error(
-        "this node belongs to a site of the nodes {stored}, and is now told that they are \
-         {configured}: give it the list it had"
-    )]
-    Members {
-        /// As the file says.
-        stored: String,
-        /// As the configuration says.
-        configured: String,
-    },
     /// The consensus engine did not start.
     #[error("the controller did not start: {0}")]
     Engine(String),

@@ -21,8 +21,9 @@
 //! So a second site is never formed while any member still has a disk with the first.
 
 use crate::controller::Inner;
+use crate::members::Failure;
 use crate::raft::Raft;
-use crate::wire::{self, Answer, Holds, PeerError, Request};
+use crate::wire::{Answer, Holds, PeerError, Request};
 use openraft::raft::VoteRequest;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -62,10 +63,11 @@ pub async fn run(inner: Arc<Inner>, raft: Raft) {
 /// Whether no member has joined, and this one is to begin.
 async fn stands_alone(inner: &Arc<Inner>, raft: &Raft) -> Result<bool, String> {
     let mine = holds(inner, raft).await.map_err(|error| error.to_string())?;
-    let others = probe(inner, inner.config.others().collect()).await?;
+    let others = probe(inner, inner.others()).await?;
     if others.iter().any(|(_, holds)| holds.joined) {
         return Err("it is to catch up with the others, which have a site".to_owned());
     }
+    same_members(inner, &others)?;
     // Who has voted cannot write the first entry.
     let rank = |id: NodeId, holds: &Holds| {
         (holds.last, holds.vote == openraft::Vote::default(), Reverse(id))
@@ -83,7 +85,7 @@ async fn form(inner: &Arc<Inner>, raft: &Raft) {
     }
     match raft.initialize(members).await {
         Ok(()) => {
-            let members = inner.config.name(inner.config.members.keys().copied());
+            let members = inner.name(inner.config.members.keys().copied());
             tracing::info!("formed a site of the nodes {members}");
         }
         Err(error) => tracing::error!("cannot form the site: {error}"),
@@ -99,8 +101,10 @@ pub async fn may_vote(
     if *inner.joined.borrow() {
         return Ok(());
     }
-    let others = inner.config.others().filter(|&id| id != from).collect();
+    let others = inner.others().into_iter().filter(|&id| id != from).collect();
     let others = probe(inner, others).await.map_err(|_| PeerError::Withheld)?;
+    // Who was told of others might not have asked one that knows more.
+    same_members(inner, &others).map_err(|_| PeerError::Withheld)?;
     // Who has given this candidate its vote knows of just that one.
     let behind = |holds: &Holds| holds.last <= request.last_log_id && holds.vote <= request.vote;
     match others.iter().all(|(_, holds)| behind(holds)) {
@@ -114,42 +118,51 @@ pub async fn holds(inner: &Inner, raft: &Raft) -> Result<Holds, PeerError> {
     let vote = raft.with_raft_state(|state| *state.vote_ref()).await;
     let vote = vote.map_err(|_| PeerError::Stopped)?;
     let last = inner.log.last();
-    let members = inner.config.members.keys().copied().collect();
+    let members = inner.members().rows.keys().copied().collect();
     Ok(Holds { joined: *inner.joined.borrow(), vote, last, members })
 }
 
-/// Asks all of these at once what they hold. All must answer, and know the same members.
+/// Asks all of these at once what they hold. All must answer.
 async fn probe(inner: &Arc<Inner>, nodes: Vec<NodeId>) -> Result<Vec<(NodeId, Holds)>, String> {
     let mut asked = JoinSet::new();
     for &to in &nodes {
         let inner = inner.clone();
         asked.spawn(async move {
-            let call = inner.transport.call(to, wire::encode(&Request::Probe {}));
+            let call = inner.call(to, &Request::Probe {});
             let answer = tokio::time::timeout(inner.config.timing.session, call).await;
-            match answer.map(|answer| answer.map(|answer| wire::decode::<Answer>(&answer))) {
-                Ok(Ok(Ok(Answer::Probe(holds)))) => Some((to, holds)),
+            match answer {
+                Ok(Ok(Answer::Probe(holds))) => Some(Ok((to, holds))),
+                Ok(Err(Failure::Peer { error: error @ PeerError::Stranger { .. }, .. })) => {
+                    Some(Err(format!("node {to}: {error}")))
+                }
                 _ => None,
             }
         });
     }
-    let answers: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
+    let answers: Result<Vec<_>, String> = asked.join_all().await.into_iter().flatten().collect();
+    let answers = answers?;
     let silent = nodes.iter().filter(|&id| answers.iter().all(|(other, _)| other != id));
     let silent: Vec<NodeId> = silent.copied().collect();
     if !silent.is_empty() {
-        let silent = inner.config.name(silent);
+        let silent = inner.name(silent);
         return Err(format!(
             "its disk is empty, and it must hear from all others what they hold before it decides \
              anything; no answer yet from {silent}"
         ));
     }
-    let mine: Vec<NodeId> = inner.config.members.keys().copied().collect();
+    Ok(answers)
+}
+
+/// Checks that all know of the same members.
+fn same_members(inner: &Inner, answers: &[(NodeId, Holds)]) -> Result<(), String> {
+    let mine: Vec<NodeId> = inner.members().rows.keys().copied().collect();
     match answers.iter().find(|(_, holds)| holds.members != mine) {
-        None => Ok(answers),
+        None => Ok(()),
         Some((id, holds)) => Err(format!(
             "node {id} was told that the site has the nodes {}, this one that it has {}: tell all \
              nodes the same",
-            inner.config.name(holds.members.iter().copied()),
-            inner.config.name(mine)
+            inner.name(holds.members.iter().copied()),
+            inner.name(mine)
         )),
     }
 }

@@ -1,5 +1,6 @@
 //! What the leading controller does besides leading: it fences nodes that fell silent, lets back
-//! those that are heard of again, and gives leads back to preferred replicas.
+//! those that are heard of again, gives leads back to preferred replicas, and carries on the
+//! draining of nodes.
 //!
 //! Nodes are heard of by their answers to openraft's heartbeats, which carry their lives; there are
 //! no others. The rules are [`Sessions`]; times are this process's own.
@@ -17,6 +18,7 @@ use weir_core::cluster::ClusterAsk;
 use weir_core::cluster::sessions::{Heartbeat, Sessions};
 use weir_core::controller::{Command, State};
 use weir_core::ids::{Incarnation, NodeId};
+use weir_core::limits;
 
 /// How long a preferred replica is in sync before it is given its leads back, so that what led in
 /// its place need not stop again at once if it goes away again.
@@ -62,6 +64,14 @@ impl Heard {
     pub fn leads(&self, node: NodeId) {
         let now = self.now();
         self.lock().leader = Some((node, now));
+    }
+
+    /// Who answered this controller within a time.
+    pub fn within(&self, time: Duration) -> Vec<NodeId> {
+        let now = self.now();
+        let known = self.lock();
+        let recent = known.nodes.iter().filter(|(_, (at, _))| now.saturating_sub(*at) <= time);
+        recent.map(|(&id, _)| id).collect()
     }
 
     fn now(&self) -> Duration {
@@ -110,6 +120,8 @@ struct Lead<'a> {
     prefer_at: Option<Instant>,
     /// The state in which leads to give back were looked for last.
     looked_at: Option<u64>,
+    /// The state in which copies on drained nodes were looked for last.
+    drained_at: Option<u64>,
 }
 
 impl Lead<'_> {
@@ -121,7 +133,7 @@ impl Lead<'_> {
         if let Some((node, at)) = before {
             sessions.note_heard(node, at);
         }
-        let told = inner.config.members.keys().map(|&id| (id, now)).collect();
+        let told = inner.members().rows.keys().map(|&id| (id, now)).collect();
         Lead {
             inner,
             raft,
@@ -130,6 +142,7 @@ impl Lead<'_> {
             proposed: JoinSet::new(),
             prefer_at: None,
             looked_at: None,
+            drained_at: None,
         }
     }
 
@@ -141,6 +154,7 @@ impl Lead<'_> {
             let mut asks = self.hear(&state);
             asks.extend(self.expired(&state));
             asks.extend(self.prefer(&state));
+            asks.extend(self.drain(&state));
             if self.proposed.is_empty() && !asks.is_empty() {
                 self.propose(asks);
             }
@@ -198,9 +212,8 @@ impl Lead<'_> {
     /// The nodes to fence. None while this controller may be the one that is cut off.
     fn expired(&self, state: &State) -> Vec<ClusterAsk> {
         let now = self.inner.heard.now();
-        let recent = |at: Duration| now.saturating_sub(at) <= self.inner.config.timing.session;
-        let answered = self.inner.heard.lock().nodes.values().filter(|(at, _)| recent(*at)).count();
-        match self.inner.config.is_majority(answered + 1) {
+        let answered = self.inner.heard.within(self.inner.config.timing.session).len();
+        match self.inner.members().is_majority(answered + 1) {
             true => self.sessions.poll_expired(now, state.cluster()),
             false => Vec::new(),
         }
@@ -219,6 +232,16 @@ impl Lead<'_> {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Copies to move away from drained nodes, looked for once in each state: what begins or ends a
+    /// move makes another one.
+    fn drain(&mut self, state: &State) -> Vec<ClusterAsk> {
+        if !self.proposed.is_empty() || self.drained_at == Some(state.version()) {
+            return Vec::new();
+        }
+        self.drained_at = Some(state.version());
+        state.cluster().poll_moves(limits::MOVES_AT_ONCE)
     }
 
     /// Has asks decided, all at once. What fails is found again.

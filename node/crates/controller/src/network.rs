@@ -4,8 +4,9 @@
 //! would try anything else again at once.
 
 use crate::controller::Inner;
+use crate::members::Failure;
 use crate::raft::{Types, node};
-use crate::wire::{self, Answer, PeerError, Request, SnapshotPart};
+use crate::wire::{Answer, PeerError, Request, SnapshotPart};
 use openraft::error::{
     InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch,
     Unreachable,
@@ -28,15 +29,6 @@ pub struct Peer {
     to: NodeId,
 }
 
-/// Why there is no answer that can be used.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Call(#[from] crate::CallError),
-    #[error("node {to}: {error}")]
-    Peer { to: NodeId, error: PeerError },
-}
-
 type Error<E> = RPCError<u64, EmptyNode, RaftError<u64, E>>;
 
 fn unreachable<E: std::error::Error>(failure: &Failure) -> Error<E> {
@@ -54,21 +46,13 @@ impl RaftNetworkFactory<Types> for Network {
 
 impl Peer {
     async fn call(&self, request: &Request) -> Result<Answer, Failure> {
-        let answer = self.inner.transport.call(self.to, wire::encode(request)).await?;
-        match wire::decode(&answer) {
-            Ok(Answer::Error(error)) | Err(error) => Err(self.failure(error)),
-            Ok(answer) => Ok(answer),
-        }
-    }
-
-    fn failure(&self, error: PeerError) -> Failure {
-        Failure::Peer { to: self.to, error }
+        self.inner.call(self.to, request).await
     }
 
     /// An answer to another question.
     fn strange<E: std::error::Error>(&self) -> Error<E> {
         let error = PeerError::Malformed("an answer to another question".to_owned());
-        unreachable(&self.failure(error))
+        unreachable(&Failure::Peer { to: self.to, error })
     }
 }
 

@@ -10,32 +10,43 @@ use openraft::Snapshot;
 use openraft::raft::AppendEntriesResponse;
 use std::io::Cursor;
 use std::sync::Arc;
+use weir_core::cluster::members::Members;
 use weir_core::ids::NodeId;
 
 /// Answers a request of `from`, whatever it is.
-pub async fn handle(inner: &Arc<Inner>, from: NodeId, request: &[u8]) -> Bytes {
+pub async fn handle(inner: &Arc<Inner>, from: Option<NodeId>, request: &[u8]) -> Bytes {
     let answer = answer(inner, from, request).await;
     let answer = answer.unwrap_or_else(|error| {
         match &error {
-            PeerError::Withheld | PeerError::Busy | PeerError::Stopped => {}
-            odd => tracing::warn!(%from, "refused a message of another controller: {odd}"),
+            PeerError::Withheld
+            | PeerError::Busy
+            | PeerError::Stopped
+            | PeerError::Stranger { .. } => {}
+            odd => tracing::warn!(?from, "refused a message of another controller: {odd}"),
         }
         Answer::Error(error)
     });
     wire::encode(&answer)
 }
 
-async fn answer(inner: &Arc<Inner>, from: NodeId, request: &[u8]) -> Result<Answer, PeerError> {
-    if from == inner.config.node || !inner.config.members.contains_key(&from) {
-        return Err(PeerError::NotAMember(from));
-    }
+async fn answer(
+    inner: &Arc<Inner>,
+    from: Option<NodeId>,
+    request: &[u8],
+) -> Result<Answer, PeerError> {
     let bytes = request.len();
     let request = wire::decode(request)?;
+    if let Request::Introduce { members } = &request {
+        return introduced(inner, members);
+    }
+    let known = from.filter(|&from| from != inner.config.node && inner.is_known(from));
+    let Some(from) = known else {
+        return Err(PeerError::Stranger { version: inner.members().version });
+    };
     let raft = inner.raft().ok_or(PeerError::Stopped)?;
     match request {
         Request::Append(entries) => {
-            let members: Vec<NodeId> = inner.config.members.keys().copied().collect();
-            wire::check_append(from, &members, &entries)?;
+            wire::check_append(from, &entries)?;
             let committed = raft.with_raft_state(|state| state.committed).await;
             wire::check_committed(committed.map_err(|_| PeerError::Stopped)?, &entries)?;
             let answer = raft.append_entries(entries).await.map_err(|_| PeerError::Stopped)?;
@@ -56,7 +67,17 @@ async fn answer(inner: &Arc<Inner>, from: NodeId, request: &[u8]) -> Result<Answ
             None => Submitted::Unavailable { reason: PeerError::Busy.to_string() },
         })),
         Request::Probe {} => Ok(Answer::Probe(join::holds(inner, raft).await?)),
+        Request::Introduce { members } => introduced(inner, &members),
     }
+}
+
+/// A newer list of members is believed: it comes from a node of the site.
+fn introduced(inner: &Inner, members: &Members) -> Result<Answer, PeerError> {
+    if members.version == 0 || !members.is_sound() {
+        return Err(PeerError::Malformed("a list of members that is none".to_owned()));
+    }
+    inner.learn(members);
+    Ok(Answer::Introduced { version: inner.members().version })
 }
 
 async fn snapshot(
@@ -65,9 +86,8 @@ async fn snapshot(
     from: NodeId,
     part: SnapshotPart,
 ) -> Result<Answer, PeerError> {
-    let members: Vec<NodeId> = inner.config.members.keys().copied().collect();
     wire::check_leader(from, &part.vote)?;
-    wire::check_membership(&members, part.meta.last_membership.membership())?;
+    wire::check_membership(part.meta.last_membership.membership())?;
     let vote = raft.with_raft_state(|state| *state.vote_ref()).await;
     let vote = vote.map_err(|_| PeerError::Stopped)?;
     if vote > part.vote {

@@ -14,6 +14,8 @@ use openraft::error::ClientWriteError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use weir_core::cluster::members::{MembersAsk, MembersError};
+use weir_core::cluster::{ClusterAsk, ClusterError};
 use weir_core::controller::{Command, Done};
 use weir_core::ids::NodeId;
 use weir_core::limits;
@@ -74,8 +76,9 @@ async fn seen(inner: &Inner, index: u64) {
 }
 
 fn nobody(inner: &Inner, reason: &str) -> String {
-    let members = inner.config.name(inner.config.members.keys().copied());
-    let least = inner.config.members.len() / 2 + 1;
+    let rows = &inner.members().rows;
+    let members = inner.name(rows.keys().copied());
+    let least = rows.len() / 2 + 1;
     let last = if reason.is_empty() { String::new() } else { format!("; last: {reason}") };
     format!("{least} of the nodes {members} must be up and reach each other{last}")
 }
@@ -120,6 +123,10 @@ pub async fn decide(inner: &Inner, raft: &Raft, command: Command) -> Submitted {
     if inner.leader() != Some(inner.config.node) {
         return Submitted::NotLeader;
     }
+    if let Err(refused) = check_quorum(inner, &command) {
+        // No entry of the log: whoever asked waits for none.
+        return Submitted::Decided { result: Err(refused.into()), index: 0 };
+    }
     // openraft refuses a command in the same words whether it never took it or gave it up later. It
     // handles what it is asked in order; if it did not lead just before and just after, in one and
     // the same vote, it never took it.
@@ -146,6 +153,23 @@ pub async fn decide(inner: &Inner, raft: &Raft, command: Command) -> Submitted {
         Ok(Err(_)) => unknown("the leading controller stopped meanwhile"),
         Err(_) => unknown("no majority of the nodes has confirmed it in time"),
     }
+}
+
+/// Whether enough members are heard of to decide anything once one of them is removed.
+fn check_quorum(inner: &Inner, command: &Command) -> Result<(), ClusterError> {
+    let Command::Cluster(ClusterAsk::Members(MembersAsk::Remove { node, .. })) = command else {
+        return Ok(());
+    };
+    let members = inner.members();
+    let rest: Vec<NodeId> = members.rows.keys().copied().filter(|id| id != node).collect();
+    let heard = inner.heard.within(inner.config.timing.session);
+    let is_there = |id: &&NodeId| **id == inner.config.node || heard.contains(id);
+    let (there, needed) = (rest.iter().filter(is_there).count(), rest.len() / 2 + 1);
+    if !members.rows.contains_key(node) || rest.is_empty() || there >= needed {
+        return Ok(());
+    }
+    let (node, rest) = (*node, rest.len());
+    Err(MembersError::Quorum { node, rest, there, needed }.into())
 }
 
 fn unknown(reason: &str) -> Submitted {

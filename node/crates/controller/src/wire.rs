@@ -7,6 +7,8 @@ use openraft::EntryPayload;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use weir_core::cluster::members::Members;
 use weir_core::controller::{Command, Done, Refused};
 use weir_core::ids::{Incarnation, NodeId};
 use weir_core::limits;
@@ -25,6 +27,11 @@ pub enum Request {
     Submit(Command),
     /// What the other holds. Changes nothing.
     Probe {},
+    /// The sender is a member by this list, which is newer than the one that the other has.
+    Introduce {
+        /// The list, without tokens.
+        members: Members,
+    },
 }
 
 /// What it answers.
@@ -51,6 +58,11 @@ pub enum Answer {
     Submit(Submitted),
     /// To [`Request::Probe`].
     Probe(Holds),
+    /// To [`Request::Introduce`].
+    Introduced {
+        /// The version of the list that it knows now.
+        version: u64,
+    },
     /// It was not done, and had no effect.
     Error(PeerError),
 }
@@ -59,7 +71,7 @@ pub enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Submitted {
-    /// It was decided, by the entry at this index.
+    /// It was decided, by the entry at this index; 0 if it was refused before it became one.
     Decided {
         /// How.
         result: Result<Done, Refused>,
@@ -112,9 +124,15 @@ pub struct SnapshotPart {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerError {
-    /// It is not among the nodes that this one was told of.
-    #[error("node {0} is not among the nodes that this one was told of")]
-    NotAMember(NodeId),
+    /// It is not a member by this list.
+    #[error(
+        "its list of members, version {version}, is without this node: it was never added (`weir \
+         cluster add`), or removed"
+    )]
+    Stranger {
+        /// The version of the list; 0: as configured.
+        version: u64,
+    },
     /// Too long.
     #[error("a message of {bytes} bytes; the most is {max}")]
     TooLarge {
@@ -158,14 +176,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PeerError> {
     }
 }
 
-/// Checks entries that `from` sends as the leading controller of a site of `members`: that the vote
-/// is its own and was won, that entries follow each other and what is before them, and that they
-/// make no other nodes voters.
-pub fn check_append(
-    from: NodeId,
-    members: &[NodeId],
-    request: &AppendEntriesRequest<Types>,
-) -> Result<(), PeerError> {
+/// Checks entries that `from` sends as the leading controller: that the vote is its own and was
+/// won, that entries follow each other and what is before them, and that voters can be nodes.
+pub fn check_append(from: NodeId, request: &AppendEntriesRequest<Types>) -> Result<(), PeerError> {
     check_leader(from, &request.vote)?;
     let mut before = request.prev_log_id;
     let ids = before.iter().chain(&request.leader_commit);
@@ -183,7 +196,7 @@ pub fn check_append(
         if !follows || entry.log_id.leader_id > request.vote.leader_id {
             return malformed("entries that do not follow each other");
         }
-        check_entry(members, entry)?;
+        check_entry(entry)?;
         before = Some(entry.log_id);
     }
     Ok(())
@@ -203,24 +216,24 @@ pub fn check_committed(
     }
 }
 
-fn check_entry(members: &[NodeId], entry: &Entry) -> Result<(), PeerError> {
+fn check_entry(entry: &Entry) -> Result<(), PeerError> {
     match &entry.payload {
-        EntryPayload::Membership(membership) => check_membership(members, membership),
+        EntryPayload::Membership(membership) => check_membership(membership),
         _ => Ok(()),
     }
 }
 
-/// Checks that all voters are members, and that there are some.
+/// Checks that there are voters, not too many, and that they can be nodes.
 pub fn check_membership(
-    members: &[NodeId],
     membership: &openraft::Membership<u64, openraft::EmptyNode>,
 ) -> Result<(), PeerError> {
     let configs = membership.get_joint_config();
-    let known = |id: &u64| node(*id).is_some_and(|id| members.contains(&id));
-    let sound = configs.iter().all(|config| !config.is_empty() && config.iter().all(known));
-    match sound && !configs.is_empty() {
+    let can_be = |id: &u64| node(*id).is_some_and(|id| id.0 > 0);
+    let few = |config: &BTreeSet<u64>| (1..=limits::CONTROLLERS_MAX).contains(&config.len());
+    let sound = configs.iter().all(|config| few(config) && config.iter().all(can_be));
+    match sound && (1..=2).contains(&configs.len()) {
         true => Ok(()),
-        false => malformed("voters that this node was not told of"),
+        false => malformed("voters that no site can have"),
     }
 }
 
@@ -249,7 +262,7 @@ fn malformed<T>(what: &str) -> Result<T, PeerError> {
 mod tests {
     use super::*;
     use openraft::{EmptyNode, LeaderId, Membership};
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     const FROM: NodeId = NodeId(1);
 
@@ -277,8 +290,7 @@ mod tests {
     /// and whom they make voters.
     #[test]
     fn entries_are_checked() {
-        let members = [NodeId(1), NodeId(2)];
-        let check = |request| check_append(FROM, &members, &request).is_ok();
+        let check = |request| check_append(FROM, &request).is_ok();
         assert!(check(append(None, vec![])));
         assert!(check(append(None, vec![blank(1, 0), blank(5, 1)])));
         assert!(check(append(Some(id(4, 7)), vec![blank(4, 8), voters(9, &[1, 2])])));
@@ -289,7 +301,9 @@ mod tests {
             append(Some(id(4, 7)), vec![blank(3, 8)]),
             append(Some(id(4, 7)), vec![blank(6, 8)]),
             append(Some(id(4, u64::MAX)), vec![blank(4, 0)]),
-            append(Some(id(4, 7)), vec![voters(8, &[1, 2, 3])]),
+            append(Some(id(4, 7)), vec![voters(8, &[1, 2, 3, 4, 5, 6])]),
+            append(Some(id(4, 7)), vec![voters(8, &[0, 1])]),
+            append(Some(id(4, 7)), vec![voters(8, &[1, u64::MAX])]),
             append(Some(id(4, 7)), vec![voters(8, &[])]),
         ] {
             assert!(!check(wrong));

@@ -206,6 +206,9 @@ pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(2);
 pub const REPLICA_RETRY: Duration = Duration::from_millis(250);
 /// A node that the controller did not hear of for this long is fenced; a default.
 pub const SESSION_TIMEOUT: Duration = Duration::from_millis(750);
+/// Partitions whose copies are moved at a time, when nodes are drained or the cluster is
+/// rebalanced.
+pub const MOVES_AT_ONCE: usize = 8;
 /// Copies of the partition that holds the groups' positions, where there are as many nodes.
 pub const GROUPS_REPLICAS: usize = 3;
 
@@ -218,6 +221,16 @@ pub const CONTROLLER_HEARTBEAT: Duration = Duration::from_millis(150);
 pub const CONTROLLER_ELECTION: Duration = Duration::from_millis(750);
 /// Most controllers, which is most nodes of a site.
 pub const CONTROLLERS_MAX: usize = 5;
+/// Tokens that let new nodes in and have not ended, at a time.
+pub const JOIN_TOKENS_MAX: usize = 16;
+/// Longest that a token may be valid.
+pub const JOIN_TOKEN_VALID_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Nodes without a certificate that are at the door at a time; each has [`JOIN_TIMEOUT`].
+pub const JOINS_AT_ONCE: usize = 8;
+/// How long a node that joins may take.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Wrong tokens a minute, after which a node listens to no more for the rest of it.
+pub const JOIN_FAILURES_A_MINUTE: u32 = 20;
 /// Largest command, in bytes of CBOR: what fits a control message, with what is around it.
 pub const COMMAND_BYTES_MAX: usize = CONTROL_BYTES_MAX + 64 * KIB;
 /// A message between controllers holds about this much of the log, or one command, in bytes.

@@ -34,15 +34,16 @@ use crate::identity::{
     CLIENT_URI_PREFIX, CertificateFacts, Identity, IdentityError, NODE_SERVER_NAME,
     NODE_URI_PREFIX, Trust,
 };
+use crate::join::{self, Fingerprint, SigningRequest};
 use crate::names::{NodeNames, check_issued_name};
 use crate::problem::{CertificateProblem, Instant};
 use crate::tls;
 
-const CA_CERTIFICATE: &str = "ca.pem";
-const CA_KEY: &str = "ca.key";
-const NODE_CERTIFICATE: &str = "node.pem";
-const NODE_KEY: &str = "node.key";
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+pub(crate) const CA_CERTIFICATE: &str = "ca.pem";
+pub(crate) const CA_KEY: &str = "ca.key";
+pub(crate) const NODE_CERTIFICATE: &str = "node.pem";
+pub(crate) const NODE_KEY: &str = "node.key";
+pub(crate) const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long the authority's own certificate is valid.
@@ -241,6 +242,30 @@ impl Authority {
         valid: Duration,
     ) -> Result<CredentialPem, AuthorityError> {
         self.sign(self.node_params(names, valid)?, new_key()?)
+    }
+
+    /// The fingerprint of its certificate.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Issue`] if that cannot be read.
+    pub fn fingerprint(&self) -> Result<Fingerprint, AuthorityError> {
+        let pem = self.certificate.as_bytes();
+        join::fingerprint(pem).map_err(|error| AuthorityError::Issue(error.to_string()))
+    }
+
+    /// Issues a certificate for a node that keeps its key to itself; PEM.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_node`].
+    pub fn sign_node(
+        &self,
+        request: &SigningRequest,
+        names: &NodeNames,
+        valid: Duration,
+    ) -> Result<String, AuthorityError> {
+        let issuer = self.issuer.as_ref().ok_or(AuthorityError::NoKey)?;
+        let params = self.node_params(names, valid)?;
+        Ok(params.signed_by(&request.key, issuer).map_err(issue)?.pem())
     }
 
     /// Issues a certificate for the client `principal`, valid for `valid` from now.
@@ -533,7 +558,7 @@ fn self_signed(key: &KeyPair, clock: &Clock) -> Result<String, AuthorityError> {
     Ok(params.self_signed(key).map_err(issue)?.pem())
 }
 
-fn new_key() -> Result<KeyPair, AuthorityError> {
+pub(crate) fn new_key() -> Result<KeyPair, AuthorityError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(issue)
 }
 
@@ -544,7 +569,12 @@ fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, AuthorityError> {
     })
 }
 
-fn write(dir: &Path, name: &str, text: &str, secrecy: Secrecy) -> Result<(), AuthorityError> {
+pub(crate) fn write(
+    dir: &Path,
+    name: &str,
+    text: &str,
+    secrecy: Secrecy,
+) -> Result<(), AuthorityError> {
     folder::write(dir, name, text.as_bytes(), secrecy).map_err(io_at(&dir.join(name)))
 }
 
@@ -552,7 +582,7 @@ fn issue(error: rcgen::Error) -> AuthorityError {
     AuthorityError::Issue(error.to_string())
 }
 
-fn io_at(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
+pub(crate) fn io_at(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
     let path = path.to_owned();
     move |source| AuthorityError::Io { path, source }
 }

@@ -7,9 +7,12 @@ use std::{fmt, io};
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicClientConfig;
 
+use crate::clock::Clock;
 use crate::close::CloseReason;
 use crate::connection::{Connection, canonical, cut};
 use crate::error::{BindError, ConnectError, ConnectionLost};
+use crate::identity::NODE_SERVER_NAME;
+use crate::join::Fingerprint;
 use crate::server::peer_of;
 use crate::settings::{self, ClientProfile};
 use crate::tls::{ClientSetup, ClientTls};
@@ -39,6 +42,16 @@ impl ClientEndpoint {
     pub fn new(tls: ClientTls) -> Result<Self, BindError> {
         let setup = ClientSetup::new(&tls)?;
         Ok(Self { setup, server_name: tls.server_name, mtu: None, sockets: Mutex::default() })
+    }
+
+    /// An endpoint of a client that knows no more of the site than the fingerprint of its
+    /// authority's certificate, and has no certificate yet: a node that joins.
+    ///
+    /// # Errors
+    /// [`BindError::Tls`].
+    pub fn pinned(authority: Fingerprint, clock: &Clock) -> Result<Self, BindError> {
+        let (setup, sockets) = (ClientSetup::pinned(authority, clock)?, Mutex::default());
+        Ok(Self { setup, server_name: NODE_SERVER_NAME.to_owned(), mtu: None, sockets })
     }
 
     /// Sets the size of UDP payloads where it is known, in bytes; otherwise 6,000 over loopback

@@ -99,6 +99,7 @@ impl fmt::Debug for Trust {
 pub struct Identity {
     pub(crate) resolver: Arc<SingleCertAndKey>,
     chain: Arc<[CertificateDer<'static>]>,
+    key: Arc<dyn rustls::sign::SigningKey>,
     /// Secret bytes derived from the private key; see [`Identity::derive_secret`].
     secret: Arc<ring::hmac::Key>,
 }
@@ -123,9 +124,11 @@ impl Identity {
                     other => IdentityError::Key(other.to_string()),
                 }
             })?;
+        let key = certified.key.clone();
         Ok(Self {
             resolver: Arc::new(SingleCertAndKey::from(certified)),
             chain: chain.into(),
+            key,
             secret: Arc::new(secret),
         })
     }
@@ -136,6 +139,22 @@ impl Identity {
     /// As [`Identity::from_pem`], or a file cannot be read.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
         Self::from_pem(&read(certificate)?, &read(key)?)
+    }
+
+    /// The same, sending the authority's certificate along: whoever knows it by its fingerprint
+    /// finds it there.
+    ///
+    /// # Errors
+    /// If `authority` holds no certificate.
+    pub fn with_authority(&self, authority: &str) -> Result<Self, IdentityError> {
+        let mut chain = self.chain.to_vec();
+        chain.extend(certificates(authority.as_bytes())?);
+        let certified = CertifiedKey::new(chain.clone(), self.key.clone());
+        Ok(Self {
+            resolver: Arc::new(SingleCertAndKey::from(certified)),
+            chain: chain.into(),
+            ..self.clone()
+        })
     }
 
     /// What the certificate says.

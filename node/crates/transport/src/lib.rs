@@ -29,6 +29,7 @@ mod tls;
 
 pub mod bench;
 pub mod control;
+pub mod join;
 
 pub use authority::{Authority, AuthorityError, CredentialPem, NODE_VALID, NodeCredentials};
 pub use client::ClientEndpoint;

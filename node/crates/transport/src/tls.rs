@@ -28,6 +28,7 @@ use weir_core::wire::ALPN;
 use crate::clock::Clock;
 use crate::error::BindError;
 use crate::identity::{CertificateFacts, Identity, NODE_SERVER_NAME, Trust};
+use crate::join::{Fingerprint, Pinned};
 use crate::problem::CertificateProblem;
 
 /// Whether a listener wants to know its clients.
@@ -77,19 +78,33 @@ pub(crate) type Note = Arc<OnceLock<CertificateProblem>>;
 #[derive(Debug)]
 pub(crate) struct ClientSetup {
     config: rustls::ClientConfig,
-    verifier: Arc<WebPkiServerVerifier>,
+    verifier: Arc<dyn ServerCertVerifier>,
 }
 
 impl ClientSetup {
     pub(crate) fn new(tls: &ClientTls) -> Result<Self, BindError> {
-        let provider = crypto_provider();
         let verifier = server_verifier(&tls.trust).map_err(tls_error)?;
-        let builder =
-            rustls::ClientConfig::builder_with_details(provider, Arc::new(tls.clock.clone()))
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .map_err(tls_error)?
-                .with_webpki_verifier(verifier.clone());
-        let mut config = match &tls.identity {
+        Self::with_verifier(verifier, tls.identity.as_ref(), &tls.clock)
+    }
+
+    /// For a client that knows no more of the site than its authority's fingerprint, and has no
+    /// certificate yet.
+    pub(crate) fn pinned(authority: Fingerprint, clock: &Clock) -> Result<Self, BindError> {
+        Self::with_verifier(Arc::new(Pinned(authority)), None, clock)
+    }
+
+    fn with_verifier(
+        verifier: Arc<dyn ServerCertVerifier>,
+        identity: Option<&Identity>,
+        clock: &Clock,
+    ) -> Result<Self, BindError> {
+        let provider = crypto_provider();
+        let builder = rustls::ClientConfig::builder_with_details(provider, Arc::new(clock.clone()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(tls_error)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone());
+        let mut config = match identity {
             Some(identity) => builder.with_client_cert_resolver(identity.resolver.clone()),
             None => builder.with_no_client_auth(),
         };
@@ -259,7 +274,7 @@ macro_rules! forward_signatures {
     };
 }
 
-impl ServerCertVerifier for Noted<Arc<WebPkiServerVerifier>> {
+impl ServerCertVerifier for Noted<Arc<dyn ServerCertVerifier>> {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -3,6 +3,7 @@
 use super::TIME;
 use super::groups;
 use bytes::{BufMut, Bytes, BytesMut};
+use weir_core::cluster::members::Member;
 use weir_core::deploy::http::HttpGrant;
 use weir_core::deploy::{
     Deployment, DeploymentId, DeploymentKind, DeploymentSpec, Mode, OnError, Version,
@@ -18,7 +19,8 @@ use weir_core::module::{Module, ModuleKind};
 use weir_core::record::Compression;
 use weir_core::topic::{Durability, TopicChange, TopicConfig};
 use weir_core::wire::cluster::{
-    ClusterChangeAsk, ClusterNodeInfo, ClusterStatus, FollowerInfo, ReplicasInfo,
+    ClusterChangeAsk, ClusterChanged, ClusterNodeInfo, ClusterStatus, FollowerInfo, MoveInfo,
+    Rebalance, ReplicasInfo,
 };
 use weir_core::wire::deployments::{
     DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneSnapshot, ModuleLevel, ModuleLine,
@@ -26,6 +28,7 @@ use weir_core::wire::deployments::{
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
 };
+use weir_core::wire::join::{JoinAsk, Joined};
 use weir_core::wire::message::{
     CheckStatus, FilterOnError, FilterSpec, GroupInfo, GroupPosition, Hello, HelloReply,
     NodeStatus, PartitionStatus, Request, ResolvedOffset, Response, ShardStatus, StartAt,
@@ -183,6 +186,26 @@ pub fn requests() -> Vec<Request> {
             restore: vec![(PARTITION, Offset(7))],
             rollback: true,
         },
+        Request::ChangeCluster { ask: ClusterChangeAsk::Drain { node: NodeId(2), drained: true } },
+        Request::ChangeCluster { ask: ClusterChangeAsk::Rebalance { apply: true } },
+        Request::ChangeCluster {
+            ask: ClusterChangeAsk::Add {
+                name: "edge-4".into(),
+                address: "10.0.0.4:7447".into(),
+                witness: Some(true),
+            },
+        },
+        Request::ChangeCluster { ask: ClusterChangeAsk::Remove { node: NodeId(2), force: true } },
+        Request::ChangeCluster {
+            ask: ClusterChangeAsk::Token { valid_ms: 3_600_000, witness: true },
+        },
+        Request::Join(Box::new(JoinAsk {
+            token: 7,
+            secret: Bytes::from_static(&[0xa5; 16]),
+            name: "edge-4".into(),
+            address: ":7447".into(),
+            request: Bytes::from_static(&[0x30, 0]),
+        })),
     ]);
     requests
 }
@@ -261,6 +284,27 @@ pub fn responses() -> Vec<Response> {
         Response::ModulePart { data: Bytes::from_static(b"\0asm") },
         Response::Delivered { next: Offset(41) },
         Response::Deployments { deployments: vec![ending()] },
+        Response::ClusterChanged(Box::new(ClusterChanged::Rebalance(Rebalance {
+            moves: vec![MoveInfo {
+                topic: "temps".into(),
+                partition: PARTITION,
+                from: vec![NodeId(1)],
+                to: vec![NodeId(2)],
+            }],
+            begun: 1,
+            moving: 2,
+        }))),
+        Response::ClusterChanged(Box::new(ClusterChanged::Token("weir-join-00".into()))),
+        Response::Joined(Box::new(Joined {
+            node: NodeId(4),
+            certificate: "-----BEGIN CERTIFICATE-----".into(),
+            authority: "-----BEGIN CERTIFICATE-----".into(),
+            members: [(
+                NodeId(4),
+                Member { name: "edge-4".into(), address: "10.0.0.4:7447".into(), witness: true },
+            )]
+            .into(),
+        })),
     ]);
     responses
 }
@@ -275,6 +319,10 @@ fn cluster() -> ClusterStatus {
         fenced: true,
         leads: 1,
         replicas: 2,
+        witness: false,
+        voter: None,
+        drained: false,
+        stuck: 0,
     };
     let replicas = ReplicasInfo {
         topic: "temps".into(),
@@ -297,6 +345,7 @@ fn cluster() -> ClusterStatus {
         nodes: vec![node],
         partitions: vec![replicas],
         silent: vec![NodeId(3)],
+        leaving: Vec::new(),
     }
 }
 

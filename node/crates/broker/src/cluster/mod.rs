@@ -10,8 +10,10 @@
 //! Which node does what is decided by `weir_core::cluster` and, for one partition, by
 //! `weir_core::partition`; here those decisions meet the network, the log and the clock.
 
+pub mod admission;
 pub mod follower;
 pub mod forward;
+pub mod joining;
 pub mod leader;
 pub mod open;
 pub mod peers;
@@ -25,7 +27,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use peers::{PeerError, Peers, Purpose};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
@@ -33,6 +35,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use weir_controller::{CallError, Controller, SubmitError, Transport};
 use weir_core::cluster::ClusterAsk;
+use weir_core::cluster::members::Members;
 use weir_core::controller::{Command, Done, Refused, State};
 use weir_core::ids::{DiskId, Incarnation, NodeId, PartitionId, ProducerId};
 use weir_core::limits;
@@ -41,6 +44,7 @@ use weir_core::wire::message::{Request, Response};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
 
 pub use status::{cluster_status, no_cluster};
+pub use weir_core::cluster::members::Member;
 
 /// How long a new high watermark may wait for entries that tell followers of it as well.
 pub const PUSH_DELAY: Duration = Duration::from_millis(5);
@@ -55,21 +59,12 @@ pub const INFORM_PATIENCE: Duration = Duration::from_millis(500);
 /// Producer ids that are set aside with one command.
 const PRODUCER_BLOCK: u32 = 1_000;
 
-/// A node of the cluster, as every node's configuration lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its name, which its certificate holds.
-    pub name: String,
-    /// Where the others reach it: host and port.
-    pub address: String,
-}
-
 /// What makes a node one of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// Which member this node is.
     pub me: NodeId,
-    /// All of them.
+    /// All of them, as the cluster is founded; later its own list counts.
     pub members: BTreeMap<NodeId, Member>,
     /// Where the node stands: replicas of a partition are spread over racks.
     pub rack: Option<String>,
@@ -84,6 +79,8 @@ pub struct ClusterNode {
     pub config: ClusterConfig,
     /// The others.
     pub peers: Arc<Peers>,
+    /// How new ones are let in.
+    pub admission: admission::Admission,
     controller: OnceCell<Controller>,
     /// Producer ids that were set aside: the next one, and the end.
     producers: tokio::sync::Mutex<(i64, i64)>,
@@ -126,10 +123,12 @@ impl ClusterNode {
     /// A node that takes no part yet.
     #[must_use]
     pub fn new(config: ClusterConfig, cluster: String) -> ClusterNode {
-        let peers = Arc::new(Peers::new(config.me, cluster, &config.members));
+        let members = Members::configured(config.members.clone());
+        let peers = Arc::new(Peers::new(config.me, cluster, &members));
         ClusterNode {
             config,
             peers,
+            admission: admission::Admission::default(),
             controller: OnceCell::new(),
             producers: tokio::sync::Mutex::default(),
             followed: Mutex::default(),
@@ -153,6 +152,14 @@ impl ClusterNode {
     #[must_use]
     pub fn state(&self) -> Option<Arc<State>> {
         Some(self.controller.get()?.state().borrow().clone())
+    }
+
+    /// The same, for requests.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Offline`] before this node's start.
+    pub fn known_state(&self) -> Result<Arc<State>, WireError> {
+        self.state().ok_or_else(starting)
     }
 
     /// The leading controller, if it is known.
@@ -182,9 +189,43 @@ impl ClusterNode {
         }
     }
 
-    /// A question from another node's controller.
-    pub async fn handle(&self, from: NodeId, request: Bytes) -> Option<Bytes> {
-        Some(self.controller.get()?.handle(from, request).await)
+    /// A question from another node's controller; `None`: of one that is not known as a member.
+    pub async fn handle(&self, from: Option<NodeId>, request: Bytes) -> Option<Bytes> {
+        let controller = self.controller.get()?;
+        Some(match from {
+            Some(from) => controller.handle(from, request).await,
+            None => controller.handle_stranger(request).await,
+        })
+    }
+
+    /// The newest list of members that is known here.
+    #[must_use]
+    pub fn members(&self) -> Arc<Members> {
+        match self.controller.get() {
+            Some(controller) => controller.members().borrow().clone(),
+            None => Arc::new(Members::configured(self.config.members.clone())),
+        }
+    }
+
+    /// Who votes in the eyes of this node's controller.
+    #[must_use]
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.controller.get().map_or_else(BTreeSet::new, Controller::voters)
+    }
+
+    /// Waits until it is known that this node can take part no longer, and says why.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn outside(&self) -> String {
+        if let Some(controller) = self.controller.get()
+            && let Ok(why) = controller.outside().wait_for(Option::is_some).await
+            && let Some(why) = why.clone()
+        {
+            return why;
+        }
+        // Not before the controller has started, nor after it ended.
+        std::future::pending().await
     }
 
     /// Has the controllers decide something.
@@ -195,10 +236,6 @@ impl ClusterNode {
     /// # Cancel safety
     /// Dropping the future abandons the answer; it may be decided all the same.
     pub async fn submit(&self, command: Command) -> Result<Done, WireError> {
-        let starting = || {
-            let message = "the node has not found the other controllers yet; try again";
-            WireError::new(ErrorCode::Offline, message)
-        };
         let controller = self.controller.get().ok_or_else(starting)?;
         controller.submit(command).await.map_err(|error| match error {
             SubmitError::Refused(Refused::Metadata(error)) => {
@@ -280,9 +317,11 @@ impl ClusterNode {
     /// Takes part: follows what the controllers decide, until the node shuts down.
     pub fn start(self: &Arc<ClusterNode>, shared: &Arc<Shared>, controller: Controller) {
         let (state, life) = (controller.state(), controller.life());
+        let members = controller.members();
         if self.controller.set(controller).is_err() {
             return;
         }
+        shared.tasks.spawn(meet(self.peers.clone(), shared.clone(), members));
         shared.tasks.spawn(run(self.clone(), shared.clone(), state, life));
         if !self.config.witness {
             shared.tasks.spawn(supply::run(self.clone(), shared.clone()));
@@ -332,6 +371,23 @@ impl ClusterNode {
             });
         }
     }
+}
+
+/// Keeps the addresses of the others.
+async fn meet(peers: Arc<Peers>, shared: Arc<Shared>, mut members: watch::Receiver<Arc<Members>>) {
+    loop {
+        let known = members.borrow_and_update().clone();
+        peers.adopt(&known);
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            changed = members.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn starting() -> WireError {
+    let message = "the node has not found the other controllers yet; try again";
+    WireError::new(ErrorCode::Offline, message)
 }
 
 async fn run(

@@ -15,7 +15,7 @@ use weir_core::metadata::{GROUPS_PARTITION, Image};
 use weir_core::partition::assignment::Lead;
 use weir_core::partition::view::PartitionView;
 use weir_log::{KvStore, Log, RealDisk};
-use weir_transport::{ClientEndpoint, ClientTls, Clock, NodeCredentials};
+use weir_transport::{Authority, ClientEndpoint, ClientTls, Clock, NodeCredentials};
 
 /// What a controller keeps, in the data folder.
 const CONTROLLER_FILE: &str = "controller.redb";
@@ -36,6 +36,13 @@ pub fn site(
     let endpoint = ClientEndpoint::new(ClientTls { clock: clock.clone(), ..tls })?;
     site.peers.use_endpoint(endpoint.with_mtu(config.mtu));
     Ok(Some(Arc::new(site)))
+}
+
+/// Whom new nodes get their certificates from.
+pub fn use_authority(site: Option<&Arc<ClusterNode>>, authority: Authority) {
+    if let Some(site) = site {
+        site.admission.use_authority(authority);
+    }
 }
 
 /// Starting a folder as what it is not would drop all partitions as those of deleted topics.
@@ -98,12 +105,9 @@ async fn open_controller(
     let kv = tokio::task::spawn_blocking(move || KvStore::open(Arc::new(RealDisk), file)).await;
     let kv = kv.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))??;
     let ClusterConfig { me, members, rack, witness } = &site.config;
-    let members = members
-        .iter()
-        .map(|(&id, member)| (id, weir_controller::Member { address: member.address.clone() }));
     let config = weir_controller::Config {
         node: *me,
-        members: members.collect(),
+        members: members.clone(),
         disk,
         rack: rack.clone(),
         witness: *witness,

@@ -4,13 +4,13 @@
 //! to it, and one for the replicas that follow it, so that entries on their way to a slow disk hold
 //! up no heartbeat.
 
-use crate::cluster::Member;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use weir_core::cluster::members::{Member, Members};
 use weir_core::ids::NodeId;
 use weir_core::limits;
 use weir_core::wire::message::{Hello, HelloReply};
@@ -35,7 +35,7 @@ pub enum Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// It is not in the list of members.
-    #[error("node {0} is not in cluster.members")]
+    #[error("node {0} is not a member of the cluster")]
     Unknown(NodeId),
     /// Nobody answers there, or not as a node.
     #[error("node {node} at {address}: {reason}")]
@@ -68,8 +68,14 @@ pub struct Peers {
     name: String,
     cluster: String,
     endpoint: OnceLock<ClientEndpoint>,
-    others: BTreeMap<NodeId, Other>,
+    known: RwLock<Known>,
     snapshots: Semaphore,
+}
+
+#[derive(Default)]
+struct Known {
+    members: Members,
+    others: BTreeMap<NodeId, Arc<Other>>,
 }
 
 struct Other {
@@ -93,16 +99,33 @@ impl std::fmt::Debug for Peers {
 impl Peers {
     /// The members besides `me`, of the cluster with this id. Nobody is connected to yet.
     #[must_use]
-    pub fn new(me: NodeId, cluster: String, members: &BTreeMap<NodeId, Member>) -> Peers {
-        let name = members.get(&me).map_or_else(String::new, |member| member.name.clone());
-        let others = members.iter().filter(|(id, _)| **id != me);
-        let others = others.map(|(&id, member)| {
-            let (control, follow) = (Mutex::default(), Mutex::default());
-            (id, Other { member: member.clone(), control, follow })
-        });
-        let endpoint = OnceLock::new();
+    pub fn new(me: NodeId, cluster: String, members: &Members) -> Peers {
+        let name = members.rows.get(&me).map_or_else(String::new, |member| member.name.clone());
+        let (endpoint, known) = (OnceLock::new(), RwLock::default());
         let snapshots = Semaphore::new(limits::SNAPSHOTS_AT_ONCE);
-        Peers { me, name, cluster, endpoint, others: others.collect(), snapshots }
+        let peers = Peers { me, name, cluster, endpoint, known, snapshots };
+        peers.adopt(members);
+        peers
+    }
+
+    /// Takes over a list of members. Connections to those who are elsewhere now, or gone, end.
+    pub fn adopt(&self, members: &Members) {
+        let listed = members.left.iter().chain(&members.rows).filter(|(id, _)| **id != self.me);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut known.others);
+        for (&id, member) in listed {
+            let same = before.remove(&id).filter(|other| other.member == *member);
+            let other = same.unwrap_or_else(|| {
+                let (control, follow) = (Mutex::default(), Mutex::default());
+                Arc::new(Other { member: member.clone(), control, follow })
+            });
+            known.others.insert(id, other);
+        }
+        known.members = members.clone();
+    }
+
+    fn other(&self, node: NodeId) -> Option<Arc<Other>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).others.get(&node).cloned()
     }
 
     /// Connections are made from here. To be called once.
@@ -111,16 +134,24 @@ impl Peers {
         let _ = self.endpoint.set(endpoint);
     }
 
-    /// Which member has this name.
+    /// Which other member has this name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<NodeId> {
-        self.others.iter().find(|(_, other)| other.member.name == name).map(|(&id, _)| id)
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.members.by_name(name).filter(|&id| id != self.me)
+    }
+
+    /// The same, with those who were removed and may still vote.
+    #[must_use]
+    pub fn by_name_or_left(&self, name: &str) -> Option<NodeId> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.members.by_name_or_left(name).filter(|&id| id != self.me)
     }
 
     /// Ends the connections to a node: what waits there for an answer fails at once. Does not wait
     /// for an attempt at a new one that is under way: while it is, there is none to end.
     pub fn forget(&self, node: NodeId) {
-        let Some(other) = self.others.get(&node) else { return };
+        let Some(other) = self.other(node) else { return };
         for link in [&other.control, &other.follow] {
             if let Ok(mut link) = link.try_lock()
                 && let Some(live) = link.live.take()
@@ -154,7 +185,7 @@ impl Peers {
     /// # Cancel safety
     /// Dropping the future breaks the attempt off.
     pub async fn connection(&self, to: NodeId, purpose: Purpose) -> Result<Connection, PeerError> {
-        let other = self.others.get(&to).ok_or(PeerError::Unknown(to))?;
+        let other = self.other(to).ok_or(PeerError::Unknown(to))?;
         let link = match purpose {
             Purpose::Control => &other.control,
             Purpose::Follow => &other.follow,

@@ -11,7 +11,7 @@ use weir_core::controller::State;
 use weir_core::deploy::is_internal;
 use weir_core::ids::NodeId;
 use weir_core::limits;
-use weir_core::metadata::GROUPS_PARTITION;
+use weir_core::metadata::{GROUPS_PARTITION, Topic};
 use weir_core::wire::cluster::{ClusterNodeInfo, ClusterStatus, ReplicasInfo};
 use weir_core::wire::message::{Request, Response};
 use weir_core::wire::{ErrorCode, WireError};
@@ -39,10 +39,8 @@ pub async fn cluster_status(session: &Session) -> Result<Response, WireError> {
     session.authorize(Role::Admin, None)?;
     let shared = &session.shared;
     let site = shared.site.as_ref().ok_or_else(no_cluster)?;
-    let Some(state) = site.state() else {
-        let message = "the node has not found the other controllers yet; try again";
-        return Err(WireError::new(ErrorCode::Offline, message));
-    };
+    let state = site.known_state()?;
+    let known = &site.members().rows;
     let mut status = ClusterStatus {
         cluster: shared.cluster.clone(),
         asked: site.me(),
@@ -51,6 +49,7 @@ pub async fn cluster_status(session: &Session) -> Result<Response, WireError> {
         nodes: Vec::new(),
         partitions: partitions(session, &state),
         silent: Vec::new(),
+        leaving: site.voters().into_iter().filter(|id| !known.contains_key(id)).collect(),
     };
     if session.is_forwarded() {
         status.partitions.retain(|row| row.log_end.is_some());
@@ -100,23 +99,38 @@ fn nodes(session: &Session, state: &Arc<State>) -> Vec<ClusterNodeInfo> {
         let replicas = all.filter(|p| p.replicas.contains(&id)).count();
         (leads as u32, replicas as u32)
     };
-    let members = site.config.members.iter();
-    members
-        .map(|(&id, member)| {
-            let known = cluster.nodes().get(&id);
-            let (leads, replicas) = of(id);
-            ClusterNodeInfo {
-                id,
-                name: member.name.clone(),
-                address: member.address.clone(),
-                rack: known.and_then(|node| node.rack.clone()),
-                incarnation: known.map_or_else(Default::default, |node| node.incarnation),
-                fenced: known.is_some_and(|node| node.fenced),
-                leads,
-                replicas,
-            }
-        })
-        .collect()
+    let (members, voters) = (site.members(), site.voters());
+    let rows = members.rows.iter();
+    rows.map(|(&id, member)| {
+        let known = cluster.nodes().get(&id);
+        let (leads, replicas) = of(id);
+        ClusterNodeInfo {
+            id,
+            name: member.name.clone(),
+            address: member.address.clone(),
+            rack: known.and_then(|node| node.rack.clone()),
+            incarnation: known.map_or_else(Default::default, |node| node.incarnation),
+            fenced: known.is_some_and(|node| node.fenced),
+            leads,
+            replicas,
+            witness: member.witness && known.is_none(),
+            voter: Some(voters.contains(&id)),
+            drained: known.is_some_and(|node| node.drained),
+            stuck: known.filter(|node| node.drained).map_or(0, |_| cluster.stuck(id) as u32),
+        }
+    })
+    .collect()
+}
+
+/// What partitions are called, those of internal topics included.
+pub fn names(state: &State) -> BTreeMap<PartitionId, (String, PartitionIndex)> {
+    let groups = (GROUPS_PARTITION, (GROUPS_NAME.to_owned(), PartitionIndex(0)));
+    let of = |topic: &Topic| {
+        let (name, ids) = (topic.name.clone(), topic.partitions.clone());
+        let ids = ids.into_iter().enumerate();
+        ids.map(move |(at, id)| (id, (name.clone(), PartitionIndex(at as u32))))
+    };
+    state.image().topics().flat_map(of).chain([groups]).collect()
 }
 
 fn partitions(session: &Session, state: &Arc<State>) -> Vec<ReplicasInfo> {

@@ -59,6 +59,7 @@ impl Partition {
             partition_epoch: PartitionEpoch(epoch.0.unsigned_abs()),
             insync: [(ALONE.node, DiskId(0))].into(),
             min_insync: 1,
+            missing: 0,
         };
         let effects = self.act(|replica, now| {
             let mut effects = replica.handle_recovered(now, view);

@@ -35,8 +35,9 @@ async fn noise() {
     let site = Site::started(3, 31).await;
     let target = site.at(NodeId(2));
     let from = NodeId(1);
-    let stranger = target.handle(NodeId(9), Bytes::from_static(b"\xa1")).await;
-    assert!(says(&stranger, "not_a_member"));
+    let probe = Bytes::from_static(b"\xa1\x65probe\xa0");
+    assert!(says(&target.handle(NodeId(9), probe.clone()).await, "stranger"));
+    assert!(says(&target.handle_stranger(probe).await, "stranger"));
     let large = Bytes::from(vec![0; limits::CONTROLLER_MESSAGE_BYTES_MAX + 1]);
     assert!(says(&target.handle(from, large).await, "too_large"));
     let mut random = fastrand::Rng::with_seed(31);

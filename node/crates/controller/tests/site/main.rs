@@ -5,4 +5,5 @@ mod disks;
 mod faults;
 mod hostile;
 mod leads;
+mod members;
 mod support;

@@ -108,10 +108,18 @@ impl Site {
                 weather: Mutex::new(weather),
             }),
             disks: ids.clone().map(disk).collect(),
-            members: ids.map(|id| (id, Member { address: format!("depot-{id}:9092") })).collect(),
+            members: ids.map(|id| (id, member(id))).collect(),
             witness: None,
             seed,
         }
+    }
+
+    /// One more, which is not up; the others are not told.
+    pub fn add(&mut self, number: u32) -> NodeId {
+        let id = NodeId(number);
+        self.disks.insert(id, SimDisk::new(self.seed * 100 + u64::from(number)));
+        self.members.insert(id, member(id));
+        id
     }
 
     /// All of them, up, with a leading controller.
@@ -245,6 +253,11 @@ impl Site {
     pub fn life(&self, node: NodeId) -> Option<Incarnation> {
         *self.at(node).life().borrow()
     }
+}
+
+fn member(id: NodeId) -> Member {
+    let (name, address) = (format!("depot-{id}"), format!("depot-{id}:9092"));
+    Member { name, address, witness: false }
 }
 
 /// Waits for a condition.

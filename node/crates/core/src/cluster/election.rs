@@ -18,14 +18,27 @@ fn is_there(nodes: &Nodes, member: NodeId, disk: DiskId) -> bool {
     nodes.get(&member).is_some_and(|node| !node.fenced && node.disk == disk)
 }
 
-/// The first of the replicas, or else of the other members of the in-sync set, that may lead.
+fn is_drained(nodes: &Nodes, node: NodeId) -> bool {
+    nodes.get(&node).is_some_and(|node| node.drained)
+}
+
+/// Who is to lead if it can: the first of the replicas that is not drained.
+fn preferred(nodes: &Nodes, known: &Assignment) -> Option<NodeId> {
+    let mut wanted = known.replicas.iter().filter(|&&node| !is_drained(nodes, node));
+    wanted.next().or(known.replicas.first()).copied()
+}
+
+/// The first of the replicas, or else of the other members of the in-sync set, that may lead; one
+/// that is drained only if there is no other.
 fn candidate(nodes: &Nodes, known: &Assignment, but: Option<NodeId>) -> Option<Lead> {
     let order = known.replicas.iter().chain(known.target.iter().flatten());
     let order = order.chain(known.insync.keys()).copied();
-    let mut able = order.filter(|&node| {
+    let able = order.filter(|&node| {
         Some(node) != but && known.insync.get(&node).is_some_and(|&d| is_there(nodes, node, d))
     });
-    able.next().map(|node| Lead { node, incarnation: nodes[&node].incarnation })
+    // The first of those that are least drained.
+    let best = able.min_by_key(|&node| is_drained(nodes, node));
+    best.map(|node| Lead { node, incarnation: nodes[&node].incarnation })
 }
 
 fn elect(nodes: &Nodes, mut next: Assignment, but: Option<NodeId>) -> Assignment {
@@ -42,13 +55,15 @@ pub fn replace(nodes: &Nodes, known: &Assignment, node: NodeId) -> Assignment {
     elect(nodes, known.clone(), Some(node))
 }
 
-/// The assignment with its preferred leader, if that may lead and does not.
+/// The assignment with its preferred leader, if that may lead and does not; or else with any that
+/// is not drained, where a drained one leads.
 #[must_use]
 pub fn prefer(nodes: &Nodes, known: &Assignment) -> Option<Assignment> {
-    let first = *known.replicas.first()?;
-    let able = known.insync.get(&first).is_some_and(|&disk| is_there(nodes, first, disk));
-    let leads = known.leader.is_some_and(|leader| leader.node == first);
-    (able && !leads).then(|| elect(nodes, known.clone(), None))
+    let best = candidate(nodes, known, None)?.node;
+    let leader = known.leader.map(|leader| leader.node);
+    let drained = leader.is_some_and(|leader| is_drained(nodes, leader));
+    let wanted = Some(best) == preferred(nodes, known) || (drained && !is_drained(nodes, best));
+    (wanted && leader != Some(best)).then(|| elect(nodes, known.clone(), None))
 }
 
 /// The assignment after `node` changed to what `nodes` says, if it concerns the partition.

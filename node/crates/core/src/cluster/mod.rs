@@ -15,8 +15,12 @@
 //! | a member counts only with the disk it joined with | [`election`] |
 //! | in-sync changes come from the current leader, on the current state | `alter_insync` |
 //! | copies are moved only to replicas that are in sync | [`reassign`] |
+//! | a number is a node's for ever; the last whole copy is not removed | [`members`] |
+//! | a drained node is given nothing, and keeps only what nobody else can take | [`balance`] |
 
+pub mod balance;
 pub mod election;
+pub mod members;
 pub mod placement;
 pub mod reassign;
 pub mod sessions;
@@ -24,8 +28,9 @@ pub mod sessions;
 use crate::ids::{DiskId, Incarnation, LeaderEpoch, NodeId, PartitionEpoch, PartitionId};
 use crate::limits;
 use crate::partition::assignment::{Assignment, Lead, Proposal};
+use members::{Members, MembersAsk, MembersError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node as the controller knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +46,15 @@ pub struct Node {
     pub rack: Option<String>,
     /// Whether it is kept from leading and from in-sync sets, since it was silent.
     pub fenced: bool,
+    /// Whether it is to hold and lead nothing, as far as others can: an operator wants it so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
+}
+
+/// For fields that are left out where they say nothing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Nodes and partitions.
@@ -49,6 +63,7 @@ pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     partitions: BTreeMap<PartitionId, Assignment>,
     last_incarnation: Incarnation,
+    members: Members,
 }
 
 /// What nodes, leaders, controllers and operators ask for.
@@ -80,6 +95,15 @@ pub enum ClusterAsk {
         /// The life that was heard of.
         incarnation: Incarnation,
     },
+    /// An operator wants a node to hold and lead nothing, or lets it be used again.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// Whether it is to be drained.
+        drained: bool,
+    },
+    /// Who is a member.
+    Members(MembersAsk),
     /// Find places for the replicas of new partitions.
     Place {
         /// The partitions.
@@ -131,6 +155,12 @@ pub struct ClusterChange {
     pub nodes: BTreeMap<NodeId, Node>,
     /// Partitions; `None` if forgotten.
     pub partitions: BTreeMap<PartitionId, Option<Assignment>>,
+    /// Nodes that are forgotten.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub removed: BTreeSet<NodeId>,
+    /// Members, if those changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Members>,
 }
 
 impl ClusterChange {
@@ -139,6 +169,8 @@ impl ClusterChange {
     pub fn and(mut self, later: ClusterChange) -> ClusterChange {
         self.nodes.extend(later.nodes);
         self.partitions.extend(later.partitions);
+        self.removed.extend(later.removed);
+        self.members = later.members.or(self.members);
         self
     }
 }
@@ -195,6 +227,9 @@ pub enum ClusterError {
     /// It is so already.
     #[error("nothing to change")]
     Nothing,
+    /// By the rules of who is a member.
+    #[error(transparent)]
+    Members(#[from] MembersError),
 }
 
 impl Cluster {
@@ -210,6 +245,12 @@ impl Cluster {
         &self.partitions
     }
 
+    /// Who belongs to the cluster.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
     /// The newest incarnation that was given.
     #[must_use]
     pub fn last_incarnation(&self) -> Incarnation {
@@ -222,8 +263,9 @@ impl Cluster {
         nodes: BTreeMap<NodeId, Node>,
         partitions: BTreeMap<PartitionId, Assignment>,
         last_incarnation: Incarnation,
+        members: Members,
     ) -> Cluster {
-        Cluster { nodes, partitions, last_incarnation }
+        Cluster { nodes, partitions, last_incarnation, members }
     }
 
     /// Decides an ask. Nothing changes until the result is applied.
@@ -239,6 +281,8 @@ impl Cluster {
             ClusterAsk::Unfence { node, incarnation } => {
                 self.set_fenced(*node, *incarnation, false)
             }
+            ClusterAsk::Drain { node, drained } => self.drain(*node, *drained),
+            ClusterAsk::Members(ask) => self.decide_members(ask),
             ClusterAsk::Place { partitions, replicas, min_insync } => {
                 self.place(partitions, *replicas, *min_insync)
             }
@@ -285,6 +329,12 @@ impl Cluster {
             self.last_incarnation = self.last_incarnation.max(node.incarnation);
             self.nodes.insert(id, node.clone());
         }
+        for id in &change.removed {
+            self.nodes.remove(id);
+        }
+        if let Some(members) = &change.members {
+            self.members = members.clone();
+        }
         for (&id, assignment) in &change.partitions {
             match assignment {
                 Some(assignment) => self.partitions.insert(id, assignment.clone()),
@@ -313,6 +363,9 @@ impl Cluster {
         disk: DiskId,
         rack: Option<String>,
     ) -> Result<ClusterChange, ClusterError> {
+        if self.members.version > 0 && !self.members.rows.contains_key(&id) {
+            return Err(MembersError::Unknown(id).into());
+        }
         match self.nodes.get(&id) {
             Some(known) if known.start == start => return Ok(ClusterChange::default()),
             None if self.nodes.len() >= limits::CLUSTER_NODES_MAX => {
@@ -321,7 +374,8 @@ impl Cluster {
             _ => {}
         }
         let incarnation = Incarnation(self.last_incarnation.0 + 1);
-        let node = Node { incarnation, start, disk, rack, fenced: false };
+        let drained = self.nodes.get(&id).is_some_and(|known| known.drained);
+        let node = Node { incarnation, start, disk, rack, fenced: false, drained };
         Ok(self.after_node_change(id, node, true))
     }
 
@@ -338,6 +392,13 @@ impl Cluster {
         Ok(self.after_node_change(id, Node { fenced, ..node.clone() }, false))
     }
 
+    /// Leads and copies are moved by asks of their own ([`balance`]). Asked twice it is the same.
+    fn drain(&self, id: NodeId, drained: bool) -> Result<ClusterChange, ClusterError> {
+        let known = self.nodes.get(&id).ok_or(ClusterError::UnknownNode(id))?;
+        let nodes = [(id, Node { drained, ..known.clone() })].into();
+        Ok(ClusterChange { nodes, ..ClusterChange::default() })
+    }
+
     /// What becomes of all partitions now that a node is as given. In a new life it leads nothing
     /// that it led, unless it is elected again.
     fn after_node_change(&self, id: NodeId, node: Node, new_life: bool) -> ClusterChange {
@@ -347,7 +408,8 @@ impl Cluster {
             let next = election::after_node_change(&nodes, known, id, new_life)?;
             Some((partition, Some(next)))
         });
-        ClusterChange { partitions: partitions.collect(), nodes: [(id, node)].into() }
+        let (partitions, nodes) = (partitions.collect(), [(id, node)].into());
+        ClusterChange { partitions, nodes, ..ClusterChange::default() }
     }
 
     fn alter_insync(

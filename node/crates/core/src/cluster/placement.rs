@@ -82,7 +82,7 @@ impl Cluster {
 
     /// What nodes that could take a replica have already.
     fn load(&self) -> Load {
-        let able = self.nodes.iter().filter(|(_, node)| !node.fenced);
+        let able = self.nodes.iter().filter(|(_, node)| !node.fenced && !node.drained);
         let mut load: Load = able.map(|(&id, _)| (id, (0, 0))).collect();
         for assignment in self.partitions.values() {
             for (at, node) in assignment.replicas.iter().enumerate() {
@@ -131,6 +131,7 @@ impl Cluster {
             leader_epoch: LeaderEpoch(1),
             partition_epoch: PartitionEpoch(1),
             insync,
+            missing: 0,
         }
     }
 }

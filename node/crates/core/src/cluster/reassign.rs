@@ -21,7 +21,10 @@ impl Cluster {
         }
         let distinct: BTreeSet<_> = target.iter().collect();
         let (wanted, nodes) = (target.len(), self.nodes.len());
-        let mut next = Assignment { target: Some(target.to_vec()), ..known.clone() };
+        let before = known.target.as_ref().unwrap_or(&known.replicas).len();
+        let missing = known.missing.saturating_sub(wanted.saturating_sub(before) as u32);
+        let target = Some(target.to_vec());
+        let mut next = Assignment { target, missing, ..known.clone() };
         let holders = next.holders().len();
         if distinct.len() != wanted || wanted == 0 || holders > limits::REPLICAS_MAX {
             return Err(ClusterError::Replicas { wanted, nodes });

@@ -14,7 +14,7 @@ const MIN_INSYNC: u32 = 2;
 
 /// The next change that the groups partition needs, if any. Applied, it leaves less to do.
 pub(super) fn tend(cluster: &Cluster) -> Option<ClusterChange> {
-    let there = cluster.nodes().iter().filter(|(_, node)| !node.fenced);
+    let there = cluster.nodes().iter().filter(|(_, node)| !node.fenced && !node.drained);
     let there = there.map(|(&id, _)| id);
     let Some(known) = cluster.partitions().get(&GROUPS_PARTITION) else {
         there.count().checked_sub(1)?;

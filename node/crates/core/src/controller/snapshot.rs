@@ -1,6 +1,7 @@
 //! A state as bytes: one CBOR map, of which equal states have equal ones (`docs/on-disk.md`).
 
 use super::State;
+use crate::cluster::members::Members;
 use crate::cluster::{Cluster, Node};
 use crate::deploy::Deployment;
 use crate::ids::{Incarnation, NodeId, PartitionId};
@@ -44,6 +45,13 @@ struct Rows {
     deployments: Vec<Deployment>,
     nodes: BTreeMap<NodeId, Node>,
     partitions: BTreeMap<PartitionId, Assignment>,
+    #[serde(default, skip_serializing_if = "is_unfounded")]
+    members: Members,
+}
+
+/// Whether a list says nothing: a snapshot without one is as those of earlier versions are.
+fn is_unfounded(members: &Members) -> bool {
+    members.version == 0
 }
 
 /// What is read before anything else.
@@ -69,6 +77,7 @@ impl State {
             deployments: self.image.deployments().cloned().collect(),
             nodes: self.cluster.nodes().clone(),
             partitions: self.cluster.partitions().clone(),
+            members: self.cluster.members().clone(),
         };
         let mut bytes = Vec::new();
         // Writing plain data to memory fails only for types that CBOR cannot hold; these it can.
@@ -97,7 +106,8 @@ impl State {
             image.apply(&Change::PutDeployment { deployment, topics: Vec::new() });
         }
         image.raise_counters(rows.next_topic, rows.next_partition);
-        let cluster = Cluster::of(rows.nodes, rows.partitions, rows.last_incarnation);
+        let Rows { nodes, partitions, last_incarnation, members, .. } = rows;
+        let cluster = Cluster::of(nodes, partitions, last_incarnation, members);
         Ok(State { image, cluster, next_producer: rows.next_producer, version: rows.applied })
     }
 }
@@ -118,6 +128,9 @@ fn check(rows: &Rows) -> Result<(), RestoreError> {
         if known.replicas.is_empty() || known.insync.is_empty() || !insync {
             return wrong(format!("the in-sync set of partition {id} is not of its replicas"));
         }
+    }
+    if rows.members.version > 0 && !rows.members.is_sound() {
+        return wrong("the list of members is none".to_owned());
     }
     let newest = rows.nodes.values().map(|node| node.incarnation).max();
     if newest > Some(rows.last_incarnation) {

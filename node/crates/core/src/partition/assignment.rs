@@ -34,6 +34,16 @@ pub struct Assignment {
     pub insync: BTreeMap<NodeId, DiskId>,
     /// Appends are refused, and nothing is committed, while the in-sync set is smaller.
     pub min_insync: u32,
+    /// How many copies it has too few, since nodes were removed that held them. They are made anew
+    /// where there are nodes for them.
+    #[serde(default, skip_serializing_if = "is_none_missing")]
+    pub missing: u32,
+}
+
+/// For a field that is left out where it says nothing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_none_missing(missing: &u32) -> bool {
+    *missing == 0
 }
 
 impl Assignment {

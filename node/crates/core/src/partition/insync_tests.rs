@@ -14,6 +14,7 @@ fn assignment(partition_epoch: u32, insync: &[u32]) -> Assignment {
         partition_epoch: PartitionEpoch(partition_epoch),
         insync: insync.iter().map(|&node| (NodeId(node), DiskId(node.into()))).collect(),
         min_insync: 2,
+        missing: 0,
     }
 }
 

@@ -22,6 +22,7 @@ fn assignment(leader: Option<Lead>, leader_epoch: i32, partition_epoch: u32) -> 
         partition_epoch: PartitionEpoch(partition_epoch),
         insync: [(NodeId(1), DiskId(1)), (NodeId(2), DiskId(2))].into(),
         min_insync: 2,
+        missing: 0,
     }
 }
 

@@ -23,6 +23,9 @@ pub struct ClusterStatus {
     /// Nodes that did not answer, so that what they lead is not told in full.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<NodeId>,
+    /// Nodes that were removed and still vote, for a moment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<NodeId>,
 }
 
 /// One node.
@@ -46,6 +49,30 @@ pub struct ClusterNodeInfo {
     pub leads: u32,
     /// How many partitions it holds.
     pub replicas: u32,
+    /// Whether it votes but holds no records.
+    #[serde(skip_serializing_if = "is_false")]
+    pub witness: bool,
+    /// Whether it votes; a node that was added does once it has caught up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voter: Option<bool>,
+    /// Whether it is to hold and lead nothing.
+    #[serde(skip_serializing_if = "is_false")]
+    pub drained: bool,
+    /// Copies on a drained node that no other node can take.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stuck: u32,
+}
+
+/// For fields that are left out where they say nothing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// For fields that are left out where they say nothing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The copies of one partition.
@@ -107,4 +134,76 @@ pub enum ClusterChangeAsk {
         /// The nodes.
         nodes: Vec<NodeId>,
     },
+    /// Have a node hold and lead nothing, as far as others can, or let it be used again.
+    Drain {
+        /// The node.
+        node: NodeId,
+        /// Whether it is to be drained.
+        drained: bool,
+    },
+    /// Add a member, or change the address of the one of this name.
+    Add {
+        /// Its name.
+        name: String,
+        /// Where the others reach it: host and port.
+        address: String,
+        /// Whether it is a witness; `None`: as it was, or else not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        witness: Option<bool>,
+    },
+    /// Remove a member for good.
+    Remove {
+        /// Which.
+        node: NodeId,
+        /// Also if it is in use or has copies, as long as others have everything.
+        force: bool,
+    },
+    /// Make a token that lets one node in.
+    Token {
+        /// How long it may be used, in milliseconds: from a second to a week.
+        valid_ms: u64,
+        /// Whether it lets in a witness.
+        witness: bool,
+    },
+    /// Spread copies and preferred leads evenly over the nodes that are not drained.
+    Rebalance {
+        /// Whether to begin with it. A few partitions are moved at a time: who asks asks again.
+        apply: bool,
+    },
+}
+
+/// What a change of the cluster came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterChanged {
+    /// Moves are planned, or have begun.
+    Rebalance(Rebalance),
+    /// A token was made, of which the cluster keeps a hash only.
+    Token(String),
+}
+
+/// What is left to be moved until the cluster is even.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rebalance {
+    /// The moves that have not begun, those included that this request began.
+    pub moves: Vec<MoveInfo>,
+    /// How many of them this request began.
+    pub begun: u32,
+    /// How many partitions were being moved before.
+    pub moving: u32,
+}
+
+/// One partition's copies, to be moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MoveInfo {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// Who holds the copies, the preferred leader first.
+    pub from: Vec<NodeId>,
+    /// Who shall.
+    pub to: Vec<NodeId>,
 }

@@ -12,7 +12,8 @@ use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, T
 use crate::module::Module;
 use crate::module::name::ModuleRef;
 use crate::topic::{TopicChange, TopicConfig};
-use crate::wire::cluster::{ClusterChangeAsk, ClusterStatus};
+use crate::wire::cluster::{ClusterChangeAsk, ClusterChanged, ClusterStatus};
+use crate::wire::join::{JoinAsk, Joined};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -297,6 +298,8 @@ pub enum Request {
     Status {},
     /// How the cluster is, of which the node is part.
     Cluster {},
+    /// A new node wants to be let into the cluster.
+    Join(Box<JoinAsk>),
     /// Change the cluster.
     ChangeCluster {
         /// What is asked.
@@ -457,6 +460,10 @@ pub enum Response {
         /// The destination has all parts of the lane below this offset of its outbox.
         next: Offset,
     },
+    /// To `Join`.
+    Joined(Box<Joined>),
+    /// To `ChangeCluster`, where there is more to say than that it is done.
+    ClusterChanged(Box<ClusterChanged>),
 }
 
 /// One topic.

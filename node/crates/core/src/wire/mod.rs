@@ -9,6 +9,7 @@ pub mod deployments;
 pub mod error;
 pub mod frame;
 pub mod groups;
+pub mod join;
 pub mod message;
 pub mod replica;
 pub mod status;

@@ -1,4 +1,7 @@
-//! `weir cluster`: how a cluster of nodes is.
+//! `weir cluster`: how a cluster of nodes is, and what its nodes hold.
+
+mod members;
+mod spread;
 
 use super::figures::thousands;
 use super::sdk;
@@ -8,7 +11,7 @@ use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::{self, Table};
 use std::time::Duration;
 use weir_core::ids::NodeId;
-use weir_core::wire::cluster::{ClusterStatus, FollowerInfo, ReplicasInfo};
+use weir_core::wire::cluster::{ClusterNodeInfo, ClusterStatus, FollowerInfo, ReplicasInfo};
 
 /// The commands of `weir cluster`.
 #[derive(Debug, clap::Subcommand)]
@@ -24,6 +27,16 @@ Any node of the cluster can be asked. An in-sync replica has everything that was
 partition survives the loss of all its other replicas. LAG is what a replica that the leader hears
 of has yet to store.")]
     Status,
+    /// Move everything away from a node, before maintenance or for good
+    Drain(spread::DrainArgs),
+    /// Spread copies and leads evenly over the nodes
+    Rebalance(spread::RebalanceArgs),
+    /// Make a new node known to the others, or change the address of one
+    Add(members::AddArgs),
+    /// Print a token that lets one new node in (`weir node --join`)
+    Token(members::TokenArgs),
+    /// Remove a node for good
+    Remove(members::RemoveArgs),
 }
 
 /// Arguments of `weir topic reassign`.
@@ -81,7 +94,29 @@ pub async fn reassign(globals: &Globals, args: ReassignArgs) -> CommandResult {
 
 /// Runs the command.
 pub async fn run(command: Command, globals: &Globals) -> CommandResult {
-    let Command::Status = command;
+    match command {
+        Command::Status => status(globals).await,
+        Command::Drain(args) => spread::drain(args, globals).await,
+        Command::Rebalance(args) => spread::rebalance(args, globals).await,
+        Command::Add(args) => members::add(args, globals).await,
+        Command::Token(args) => members::token(args, globals).await,
+        Command::Remove(args) => members::remove(args, globals).await,
+    }
+}
+
+/// The node that an operator names, by name or number.
+fn find<'a>(status: &'a ClusterStatus, wanted: &str) -> Result<&'a ClusterNodeInfo, Failure> {
+    let number = wanted.parse().map(NodeId).ok();
+    let mut nodes = status.nodes.iter();
+    let named = nodes.clone().find(|node| node.name == wanted);
+    named.or_else(|| nodes.find(|node| Some(node.id) == number)).ok_or_else(|| {
+        let names: Vec<&str> = status.nodes.iter().map(|node| node.name.as_str()).collect();
+        let what = format!("the cluster has no node `{wanted}`");
+        Failure::new(Exit::Refused, what).next(format!("its nodes are {}", names.join(", ")))
+    })
+}
+
+async fn status(globals: &Globals) -> CommandResult {
     let client = connect::client(globals).await?;
     let status = client.admin().cluster().await;
     client.close().await;
@@ -101,18 +136,27 @@ fn show(status: &ClusterStatus) -> CommandResult {
         thousands(status.version)
     ))?;
     let mut nodes =
-        Table::new(&[">NODE", "NAME", "ADDRESS", "RACK", "STATE", ">LEADS", ">REPLICAS"]);
+        Table::new(&[">NODE", "NAME", "ADDRESS", "RACK", "VOTES", "STATE", ">LEADS", ">REPLICAS"]);
     for node in &status.nodes {
-        let state = match (node.incarnation.0, node.fenced) {
-            (0, _) => "not a data node",
-            (_, true) => "fenced: not heard of",
-            (_, false) => "up",
+        let state = match (node.incarnation.0, node.fenced, node.drained) {
+            (0, _, _) if node.witness => "witness",
+            (0, _, _) => "not heard of yet",
+            (_, true, true) => "fenced: not heard of; drained",
+            (_, true, false) => "fenced: not heard of",
+            (_, false, true) => "up, drained",
+            (_, false, false) => "up",
         };
         nodes.row([
             node.id.to_string(),
             node.name.clone(),
             node.address.clone(),
             node.rack.clone().unwrap_or_else(|| "-".to_owned()),
+            match node.voter {
+                Some(true) => "yes",
+                Some(false) => "catching up",
+                None => "?",
+            }
+            .to_owned(),
             state.to_owned(),
             thousands(u64::from(node.leads)),
             thousands(u64::from(node.replicas)),
