@@ -426,6 +426,7 @@ mod tests {
             partition_epoch: PartitionEpoch(1),
             insync: [(me.node, DiskId(1))].into(),
             min_insync: 1,
+            missing: 0,
         };
         let view = PartitionView::default();
         let leader = Leader::replicated(Duration::ZERO, me, &alone, &view, Offset::ZERO);
