@@ -1,5 +1,5 @@
-//! Modules in a cluster of three real nodes, as an operator uses them: pushed to one node, they work
-//! on all; lanes follow the leads of what they write to.
+//! Modules in a cluster of three real nodes, as an operator uses them: pushed to one node, they
+//! work on all; lanes follow the leads of what they write to.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -210,8 +210,8 @@ async fn input_and_output_far_apart() -> Result<()> {
 
 /// Goal: a replica that begins behind what its leader keeps gets what it needs to lead: the state
 /// and position of a lane are in entries that are long gone. Method: an outbox is written until it
-/// was trimmed; then the partition and its outbox move to a node that had neither, and the node that
-/// had them dies.
+/// was trimmed; then the partition and its outbox move to a node that had neither, and the node
+/// that had them dies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_trimmed_log() -> Result<()> {
     const RECORDS: u64 = 40_000;

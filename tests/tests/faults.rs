@@ -1,9 +1,9 @@
 //! Bad links between three real nodes, under producers and a consumer of the SDK.
 //!
-//! Goal: [`History`]'s, and that the site goes on: whatever one node cannot reach, the others serve,
-//! and what was cut off comes back by itself. Method: all links lose, delay and reorder datagrams
-//! all the time; one fault after the other comes on top, chosen by a seed, and goes once more
-//! records were confirmed meanwhile. `WEIR_FAULTS` says how many, `WEIR_FAULT_SEED` which.
+//! Goal: [`History`]'s, and that the site goes on: whatever one node cannot reach, the others
+//! serve, and what was cut off comes back by itself. Method: all links lose, delay and reorder
+//! datagrams all the time; one fault after the other comes on top, chosen by a seed, and goes once
+//! more records were confirmed meanwhile. `WEIR_FAULTS` says how many, `WEIR_FAULT_SEED` which.
 
 use anyhow::{Context, Result};
 use std::time::Duration;

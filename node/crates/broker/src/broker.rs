@@ -131,6 +131,9 @@ impl Shared {
         let driver = Arc::new(Driver::new(store, shards, self));
         self.log.start(driver.clone());
         let _ = self.driver.set(driver);
+        if let Some(site) = &self.site {
+            self.modules.use_source(site.clone(), self.registry.clone());
+        }
         self.registry.settle_log(views);
         self.groups.settle_log(self.site.is_none());
         self.deployments.start(self);
@@ -288,9 +291,6 @@ impl Broker {
             driver: OnceLock::new(),
             config,
         });
-        if let Some(site) = &site {
-            shared.modules.use_source(site.clone(), shared.registry.clone());
-        }
         shared.run_log(store, &views);
         let acceptor = tokio::spawn(accept(shared.clone(), endpoint.clone()));
         let courier = tokio::spawn({

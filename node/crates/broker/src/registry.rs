@@ -1,8 +1,10 @@
 //! The topics and partitions of the node, and what happens to them.
 
+mod errors;
+
 use crate::cluster::ClusterNode;
 use crate::partition::{ALONE, Partition};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -10,19 +12,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use weir_core::controller::{Command, Done};
-use weir_core::deploy::{DeployError, Deployment};
+use weir_core::deploy::Deployment;
 use weir_core::ids::{Incarnation, NodeId};
-use weir_core::metadata::{
-    Ask, Change, CheckError, DeployAsk, GROUPS_PARTITION, Image, MetadataError, Topic,
-};
+use weir_core::metadata::{Ask, Change, DeployAsk, GROUPS_PARTITION, Image, Topic};
+use weir_core::module::Module;
 use weir_core::module::name::ModuleRef;
-use weir_core::module::{Module, ModuleError};
 use weir_core::partition::assignment::Lead;
 use weir_core::partition::view::PartitionView;
 use weir_core::topic::TopicConfig;
 use weir_core::wire::{ErrorCode, WireError};
 use weir_core::{LeaderEpoch, PartitionId, PartitionIndex, TimestampMs, TopicId};
 use weir_log::{Log, Retention};
+
+pub use errors::{metadata_error, store_error};
 
 /// How long a change that the controllers decided may take until this node has heard of it.
 const ADOPTION_PATIENCE: Duration = Duration::from_secs(2);
@@ -561,46 +563,4 @@ fn retention(config: &TopicConfig) -> Retention {
         bytes: config.retention_bytes,
         min_bytes: config.retention_min_bytes,
     }
-}
-
-/// A refused change of metadata, as a client is told.
-#[must_use]
-pub fn metadata_error(error: MetadataError) -> WireError {
-    let code = match &error {
-        MetadataError::Exists(_) => ErrorCode::TopicExists,
-        MetadataError::Unknown(_) => ErrorCode::UnknownTopic,
-        MetadataError::Topic(_) => ErrorCode::InvalidArgument,
-        MetadataError::Limit => ErrorCode::LimitReached,
-        MetadataError::Module(module) => match module {
-            ModuleError::Unknown(_) => ErrorCode::UnknownModule,
-            ModuleError::Limit => ErrorCode::LimitReached,
-            _ => ErrorCode::InvalidModule,
-        },
-        MetadataError::Check(error) => match error {
-            CheckError::Module(ModuleError::Unknown(_)) => ErrorCode::UnknownModule,
-            CheckError::Module(_) | CheckError::Kind { .. } => ErrorCode::InvalidModule,
-            CheckError::ModuleInUse { .. } => ErrorCode::InUse,
-        },
-        MetadataError::Deploy(error) => match error {
-            DeployError::Unknown(_) => ErrorCode::UnknownDeployment,
-            DeployError::Exists(_) => ErrorCode::DeploymentExists,
-            DeployError::UnknownTopic(_) => ErrorCode::UnknownTopic,
-            DeployError::Limit => ErrorCode::LimitReached,
-            DeployError::Module(ModuleError::Unknown(_)) => ErrorCode::UnknownModule,
-            DeployError::Module(_) | DeployError::Kind { .. } => ErrorCode::InvalidModule,
-            DeployError::Partitions { .. }
-            | DeployError::TopicInUse { .. }
-            | DeployError::ModuleInUse { .. }
-            | DeployError::Ending(_) => ErrorCode::InUse,
-            _ => ErrorCode::InvalidArgument,
-        },
-    };
-    WireError::new(code, error.to_string())
-}
-
-/// A failed write of the node's notes, as a client is told.
-#[must_use]
-pub fn store_error(error: &StoreError) -> WireError {
-    tracing::error!(%error, "the node's metadata could not be written");
-    WireError::unknown(ErrorCode::Internal, format!("the node's metadata: {error}"))
 }

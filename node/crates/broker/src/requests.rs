@@ -119,18 +119,18 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         Request::Join(ask) => cluster::requests::join(session, *ask).await,
         Request::Cluster {} => cluster::cluster_status(session).await,
         Request::ChangeCluster { ask } => cluster::requests::change(session, ask).await,
-        Request::Informed { version } => cluster::requests::informed(session, version).await,
-        Request::HoldModule { sha256, bytes } => {
-            cluster::supply::hold(session, sha256, bytes).await
-        }
-        Request::ModulePart { sha256, at } => cluster::supply::part(session, sha256, at).await,
-        Request::ConfirmTime {} => {
-            session.authorize(Role::Admin, None)?;
-            session.shared.log.confirm_time();
-            tracing::info!(peer = %session.connection.peer(), "the wall clock was confirmed");
-            Ok(Response::Done {})
-        }
+        request @ (Request::Informed { .. }
+        | Request::HoldModule { .. }
+        | Request::ModulePart { .. }) => cluster::requests::of_node(session, request).await,
+        Request::ConfirmTime {} => confirm_time(session),
     }
+}
+
+fn confirm_time(session: &Session) -> Result<Response, WireError> {
+    session.authorize(Role::Admin, None)?;
+    session.shared.log.confirm_time();
+    tracing::info!(peer = %session.connection.peer(), "the wall clock was confirmed");
+    Ok(Response::Done {})
 }
 
 fn info(topic: Topic) -> TopicInfo {

@@ -183,8 +183,8 @@ impl Session {
         }
     }
 
-    /// Until this node comes to be cut off from its cluster, if a client is at the other end: it may
-    /// reach another node, and comes back if not.
+    /// Until this node comes to be cut off from its cluster, if a client is at the other end: it
+    /// may reach another node, and comes back if not.
     async fn cut_off(&self) {
         match &self.shared.site {
             Some(site) if self.node().is_none() => site.comes_to_be_cut_off().await,

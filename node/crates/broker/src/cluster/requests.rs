@@ -1,6 +1,6 @@
 //! Requests that concern the cluster, or that another node of it has to answer.
 
-use super::{ClusterNode, INFORM_PATIENCE, admission, forward, no_cluster, status};
+use super::{ClusterNode, INFORM_PATIENCE, admission, forward, no_cluster, status, supply};
 use crate::groups;
 use crate::requests::unknown_topic;
 use crate::session::Session;
@@ -52,12 +52,25 @@ pub async fn elsewhere(
     Some(answered.map(|response| groups::requests::visible(session, response)))
 }
 
+/// Answers what only other nodes ask.
+///
+/// # Errors
+/// [`ErrorCode::Unauthorized`] for whoever is no node of the cluster; as what was asked says.
+pub async fn of_node(session: &Session, request: Request) -> Result<Response, WireError> {
+    match request {
+        Request::Informed { version } => informed(session, version).await,
+        Request::HoldModule { sha256, bytes } => supply::hold(session, sha256, bytes).await,
+        Request::ModulePart { sha256, at } => supply::part(session, sha256, at).await,
+        _ => Err(WireError::new(ErrorCode::Unsupported, "not what nodes ask each other")),
+    }
+}
+
 /// Answers another node once this one knows what the controllers decided up to a version, or after
 /// a moment.
 ///
 /// # Errors
 /// [`ErrorCode::Unauthorized`] for whoever is no node of the cluster.
-pub async fn informed(session: &Session, version: u64) -> Result<Response, WireError> {
+async fn informed(session: &Session, version: u64) -> Result<Response, WireError> {
     session.member()?;
     let mut adopted = session.shared.registry.adopted();
     let known = adopted.wait_for(|adopted| adopted.is_some_and(|adopted| adopted >= version));

@@ -247,9 +247,9 @@ impl LaneTask {
         }
         let shared = &self.shared;
         let id = &deployment.spec.version.module;
-        let module = shared.registry.module(id).ok_or_else(|| {
-            Ended::Stopped(None, format!("there is no module {id}: replace the version"))
-        })?;
+        let unknown = || format!("there is no module {id}: replace the version");
+        let module = shared.registry.module(id);
+        let module = module.ok_or_else(|| Ended::Stopped(None, unknown()))?;
         let prepared = shared.modules.prepare(&module.sha256).await?;
         let params: Vec<_> = deployment.spec.version.params.clone().into_iter().collect();
         let settings = prepared.description().settings(&params);
@@ -272,13 +272,9 @@ impl LaneTask {
         };
         let runner = shared.modules.run(runs).await?;
         let stored = self.deployments.states.of(self.lane, self.home.id);
-        let known = lock(&stored).position();
-        let first = match known {
-            Some(known) => known,
-            None => self.source.first_position(&deployment).await?,
-        };
-        let by = (&prepared, &runner);
-        takeover::take_over(self, &deployment, by, (figures.epoch, first)).await?;
+        let first = self.first(&stored, &deployment).await?;
+        let (by, at) = ((&prepared, &runner), (figures.epoch, first));
+        takeover::take_over(self, &deployment, by, at).await?;
         let to = self.destinations(&deployment)?;
         let known = lock(&stored).position();
         let position = known.unwrap_or(first);
@@ -310,6 +306,15 @@ impl LaneTask {
         }
         self.meter.at(job.position.next);
         Ok(job)
+    }
+
+    /// Where the lane is, or where it begins if it was nowhere yet.
+    async fn first(&self, stored: &SharedState, at: &Deployment) -> Result<Position, WireError> {
+        let known = lock(stored).position();
+        match known {
+            Some(known) => Ok(known),
+            None => self.source.first_position(at).await,
+        }
     }
 
     fn place(&self, deployment: &Deployment) -> Place {

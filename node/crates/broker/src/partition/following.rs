@@ -63,8 +63,8 @@ impl Partition {
             return;
         }
         inner.cut_failed = false;
-        // Under the lock: what is appended later follows. From the very beginning: what comes before
-        // a later one would be in no view of this log.
+        // Under the lock: what is appended later follows. From the very beginning: what comes
+        // before a later one would be in no view of this log.
         let (state, producers) = (BTreeMap::new(), Default::default());
         let begun = self.log.reset(self.id, Offset::ZERO, Vec::new(), state, producers);
         if let Err(error) = begun {
@@ -99,8 +99,8 @@ impl Partition {
         self.inner().replica.follower()?.poll_follow(now, retry)
     }
 
-    /// The leader's answer. What it asks of the log is begun here; one that begins anew does so with
-    /// `base`.
+    /// The leader's answer. What it asks of the log is begun here; one that begins anew does so
+    /// with `base`.
     pub fn handle_answer(&self, answer: &FollowAnswer, base: Option<PartitionView>) {
         let now = self.began.elapsed();
         let mut inner = self.inner();

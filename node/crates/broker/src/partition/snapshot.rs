@@ -5,8 +5,8 @@
 //! log begins at the leader's log start, before *E*. It is appended to from there, and what it then
 //! appends is in the snapshot already. That is no harm: of a key the last change counts, and a
 //! producer's batches before the last one known change nothing; so at *E* the replica says what the
-//! leader said there. Before that it says what no log ever said, but nobody asks: a replica is in no
-//! in-sync set before it has all that is committed, and only those of the set come to lead.
+//! leader said there. Before that it says what no log ever said, but nobody asks: a replica is in
+//! no in-sync set before it has all that is committed, and only those of the set come to lead.
 
 use super::Partition;
 use std::sync::{MutexGuard, PoisonError};

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | a topic is there with a place for each of its partitions, or not at all | `apply_metadata` |
 //! | deleted partitions have no place | `apply_metadata` |
-//! | what comes with a deployment is where its input is, and its outbox moves with that | `beside`, `apply_cluster` |
+//! | a deployment's topics are where its input is; its outbox moves along | `beside` |
 //! | the groups partition is on as many nodes as there are, up to three | `groups` |
 //! | an id of a producer is given once | `State::apply` |
 

@@ -225,12 +225,15 @@ fn refusals_change_nothing() {
         assert_eq!((state.clone(), state.snapshot()), before, "{command:?}");
         assert_eq!(travelled(&refused), refused);
     }
-    // Two copies are wanted of the deployment's own topics, and one node is left for them.
+    // Two copies are wanted, and one node is left for them. A deployment's own topics are where its
+    // input is, which may wait for a copy as well.
     state.apply(&Command::Cluster(life(2, 2))).unwrap();
     let before = state.snapshot();
-    let refused = state.apply(&deploy("d", "a", &["one"])).unwrap_err();
+    let refused = state.apply(&create("b", 1, 2, 1)).unwrap_err();
     assert_eq!(refused, Refused::Cluster(ClusterError::Replicas { wanted: 2, nodes: 1 }));
     assert_eq!(state.snapshot(), before, "not even a topic without a place");
+    state.apply(&deploy("d", "a", &["one"])).unwrap();
+    assert_eq!(place(&state, "__outbox.d", 0).insync.len(), 1);
 }
 
 fn travelled<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {

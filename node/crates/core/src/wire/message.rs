@@ -53,7 +53,8 @@ pub struct HelloReply {
     /// The node's wall clock.
     #[serde(default)]
     pub node_time: TimestampMs,
-    /// The node does not reach a majority of its cluster: another node, if one answers, does better.
+    /// The node does not reach a majority of its cluster: another node, if one answers, does
+    /// better.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_off: bool,
     /// Largest record batch that the node takes, in bytes.
