@@ -188,13 +188,14 @@ fn join(dir: &Path, name: &str, at: &NodeProcess, token: &str) -> Result<NodePro
     NodeProcess::start_in(&home, &arguments, vec![("WEIR_NAME", name.into())])
 }
 
-/// Waits until so many nodes vote, as the first one says.
+/// Waits until so many nodes are there and vote, as the first one says.
 fn wait_for_voters(node: &NodeProcess, voters: usize) -> Result<serde_json::Value> {
     let begun = Instant::now();
     loop {
         let status = node.weir(&["cluster", "status", "--json"]).expect(0).json();
         let nodes = status["nodes"].as_array().context("no nodes")?;
-        if nodes.len() == voters && nodes.iter().all(|node| node["voter"] == true) {
+        let there = |node: &serde_json::Value| node["voter"] == true && node["fenced"] != true;
+        if nodes.len() == voters && nodes.iter().all(there) {
             return Ok(status);
         }
         ensure!(begun.elapsed() < PATIENCE, "{status:#}\n{}", node.log());
@@ -248,6 +249,7 @@ fn nodes_join_with_tokens() -> Result<()> {
     ensure!(status["nodes"][2]["witness"] == true, "{status:#}");
     second.stop()?;
     second.start_again()?;
+    wait_for_voters(&first, 3)?;
     ensure!(second.log().contains("--join is ignored"), "{}", second.log());
     first.weir(&["topic", "create", "pairs", "--replicas", "2"]).expect(0);
     let anonymous = TlsConfig::from_ca_file(second.ca());
