@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -145,14 +146,19 @@ async fn serve(shared: Arc<Shared>, front: Arc<UdpSocket>, to: usize, address: S
     loop {
         // A port that nobody listens on makes the next call fail: the node is away.
         let Ok((length, source)) = front.recv_from(&mut buffer).await else { continue };
-        if !flows.contains_key(&source) {
-            let Ok(back) = connected(address).await else { continue };
-            let (from, back) = (Source::default(), Arc::new(back));
-            let answered = (to, from.clone());
-            tasks.spawn(answers(shared.clone(), front.clone(), back.clone(), answered, source));
-            flows.insert(source, (from, back));
-        }
-        let Some((from, back)) = flows.get(&source) else { continue };
+        let flow = match flows.entry(source) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(fresh) => {
+                let Ok(back) = connected(address).await else { continue };
+                let (from, back) = (Source::default(), Arc::new(back));
+                let answered = (to, from.clone());
+                let answers =
+                    answers(shared.clone(), front.clone(), back.clone(), answered, source);
+                tasks.spawn(answers);
+                fresh.insert((from, back))
+            }
+        };
+        let (from, back) = (&flow.0, &flow.1);
         if from.get().is_none() {
             let processes = lock(&shared.owners).processes.clone();
             if let Ok(Some(owner)) = owner_of(source.port(), &processes) {

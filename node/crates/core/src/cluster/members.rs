@@ -5,7 +5,7 @@
 //! |---|---|
 //! | a number is given once, also if its node was removed | `Members::last` |
 //! | no two members have one name | `put` |
-//! | the last copy of a partition that has everything is not removed | [`Cluster::without`] |
+//! | the last copy of a partition that has everything is not removed | `Cluster::without` |
 //! | a token lets one node in, within its time | `join` |
 //!
 //! Who votes is openraft's affair: the leading controller makes its voters those who are members.
