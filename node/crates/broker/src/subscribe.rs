@@ -286,7 +286,7 @@ impl Subscription {
             if progress.deleted {
                 let error = WireError::new(ErrorCode::TopicDeleted, "the topic was deleted");
                 return Err(Ended::Refused(error));
-            } else if !progress.led && !(self.follows && self.partition.is_at_hand()) {
+            } else if !self.is_served_here(progress) {
                 let message = "another node serves the partition now; subscribe again";
                 return Err(Ended::Refused(WireError::new(ErrorCode::NotLeader, message)));
             } else if self.next < end {
@@ -303,6 +303,11 @@ impl Subscription {
                 self.wait(writer).await?;
             }
         }
+    }
+
+    /// Whether this node leads, or follows and was asked to serve all the same.
+    fn is_served_here(&self, progress: Progress) -> bool {
+        progress.led || (self.follows && self.partition.is_at_hand())
     }
 
     /// Waits for the partition to move, and says that the node is alive if it takes long.

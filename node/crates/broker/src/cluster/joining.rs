@@ -165,7 +165,7 @@ pub async fn run(
     endpoint.wait_idle().await;
     let Joined { node, certificate, authority, members } = joined?;
     let fits = join::fingerprint(authority.as_bytes()).is_ok_and(|it| it == token.authority);
-    if !fits || !members.get(&node).is_some_and(|member| member.name == name) {
+    if !fits || members.get(&node).is_none_or(|member| member.name != name) {
         return Err(JoinError::Answer("it is for another node, or of another cluster".to_owned()));
     }
     let membership = Membership { node, name: name.to_owned(), members };

@@ -27,10 +27,13 @@ use weir_core::{Offset, PartitionId};
 /// Turns that are remembered although nobody may be waiting; then the idle ones are forgotten.
 const TURNS_KEPT: usize = 1_024;
 
+/// Held by whoever brings a part.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// Whose turn it is to bring a part of a lane into a partition.
 #[derive(Debug, Default)]
 pub struct Turns {
-    all: Mutex<HashMap<(Lane, PartitionId), Arc<tokio::sync::Mutex<()>>>>,
+    all: Mutex<HashMap<(Lane, PartitionId), Turn>>,
 }
 
 impl Turns {
