@@ -275,36 +275,31 @@ async fn outputs(dir: &Path, nodes: usize, kills: u64, records: u64) -> Result<O
     Ok(all)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outputs_are_those_of_an_uninterrupted_run() -> Result<()> {
-    let kills = match std::env::var("WEIR_TRANSFORM_KILLS") {
-        Ok(kills) => kills.parse().context("WEIR_TRANSFORM_KILLS")?,
-        Err(_) => KILLS_DEFAULT,
+/// What becomes of the input on so many nodes through kills, of which the variable says how many, is
+/// what becomes of it on one that nobody kills.
+async fn unharmed(nodes: usize, variable: &str, default: u64) -> Result<()> {
+    let kills = match std::env::var(variable) {
+        Ok(kills) => kills.parse().with_context(|| variable.to_owned())?,
+        Err(_) => default,
     };
     let records = RECORDS_MIN.max(kills * RECORDS_PER_KILL / 4);
     let (calm, rough) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let expected = outputs(calm.path(), 1, 0, records).await?;
     check(&expected, records)?;
-    let got = outputs(rough.path(), 1, kills, records).await?;
+    let got = outputs(rough.path(), nodes, kills, records).await?;
     compare(&expected, &got)?;
-    println!("{} records, {kills} kills", 2 * records * u64::from(INPUTS));
+    println!("{} records, {kills} kills of {nodes} nodes", 2 * records * u64::from(INPUTS));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_are_those_of_an_uninterrupted_run() -> Result<()> {
+    unharmed(1, "WEIR_TRANSFORM_KILLS", KILLS_DEFAULT).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outputs_are_the_same_through_failovers() -> Result<()> {
-    let kills = match std::env::var("WEIR_TRANSFORM_FAILOVERS") {
-        Ok(kills) => kills.parse().context("WEIR_TRANSFORM_FAILOVERS")?,
-        Err(_) => FAILOVERS_DEFAULT,
-    };
-    let records = RECORDS_MIN.max(kills * RECORDS_PER_KILL / 4);
-    let (calm, rough) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let expected = outputs(calm.path(), 1, 0, records).await?;
-    check(&expected, records)?;
-    let got = outputs(rough.path(), NODES, kills, records).await?;
-    compare(&expected, &got)?;
-    println!("{} records, {kills} failovers", 2 * records * u64::from(INPUTS));
-    Ok(())
+    unharmed(NODES, "WEIR_TRANSFORM_FAILOVERS", FAILOVERS_DEFAULT).await
 }
 
 type Outputs = BTreeMap<String, Vec<Vec<Row>>>;

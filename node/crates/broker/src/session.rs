@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{SemaphorePermit, TryAcquireError};
+use tokio::sync::{SemaphorePermit, TryAcquireError, watch};
 use tokio::time::timeout;
 use weir_core::access::Role;
 use weir_core::deploy::is_internal;
@@ -161,10 +161,13 @@ impl Session {
     }
 
     async fn streams(&self, peer: &str) {
+        // Of clients only: nodes have nowhere else to go.
+        let site = self.shared.site.as_ref().filter(|_| self.node().is_none());
+        let mut cut_off = site.map(|site| site.cut_off());
         loop {
             let stream = tokio::select! {
                 stream = self.connection.accept_stream() => stream,
-                () = self.cut_off() => {
+                () = comes_true(&mut cut_off) => {
                     let why = "the node does not reach its cluster: another one may";
                     self.connection.close(CloseReason::Normal, why);
                     return;
@@ -180,15 +183,6 @@ impl Session {
                     return;
                 }
             }
-        }
-    }
-
-    /// Until this node comes to be cut off from its cluster, if a client is at the other end: it
-    /// may reach another node, and comes back if not.
-    async fn cut_off(&self) {
-        match &self.shared.site {
-            Some(site) if self.node().is_none() => site.comes_to_be_cut_off().await,
-            _ => std::future::pending().await,
         }
     }
 
@@ -314,6 +308,18 @@ impl Session {
             writer.reset(CloseReason::Normal.code());
         }
     }
+}
+
+/// Waits until a flag is raised; for ever if there is none. No change is missed between calls.
+async fn comes_true(flag: &mut Option<watch::Receiver<bool>>) {
+    if let Some(flag) = flag {
+        while flag.changed().await.is_ok() {
+            if *flag.borrow_and_update() {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// An error for clients that need a certificate and have none.

@@ -195,6 +195,14 @@ impl Controller {
         voters.filter_map(node).collect()
     }
 
+    /// Whether a change of voters is under way: until it is not, it takes a majority of the voters
+    /// before as well as of those after.
+    #[must_use]
+    pub fn changes_voters(&self) -> bool {
+        let joint = |now: Metrics| now.membership_config.membership().get_joint_config().len() > 1;
+        self.inner.metrics().is_some_and(joint)
+    }
+
     /// Why this node can take part no longer: it was removed, or its folder is another node's. It
     /// is to be stopped then.
     #[must_use]

@@ -263,7 +263,7 @@ pub const CUT_OFF_AFTER: Duration = Duration::from_secs(2);
 pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
 /// An encoded view of a partition, at most: keyed state, producers and epochs, generously.
 pub const VIEW_BYTES_MAX: usize = STATE_BYTES_MAX + 48 * MIB;
-/// Snapshots that a node takes at a time.
+/// Snapshots that a node takes at a time, and that it sends at a time.
 pub const SNAPSHOTS_AT_ONCE: usize = 2;
 /// Replicas' streams that one connection between nodes is made for; more share its window.
 pub const FOLLOW_STREAMS: usize = 64;

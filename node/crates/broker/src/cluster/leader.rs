@@ -1,6 +1,6 @@
 //! The leader's end of a replica's stream: an answer to the follower's question, then entries.
 
-use crate::cluster::PUSH_DELAY;
+use crate::cluster::{PUSH_DELAY, no_cluster};
 use crate::partition::{Partition, Pushing};
 use crate::session::{Session, decode, encode, protocol, refuse};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -177,6 +177,11 @@ impl Pusher {
 
     /// What the follower begins anew with.
     async fn send_snapshot(&self, writer: &mut FrameWriter) -> Result<(), WireError> {
+        let site = self.session.shared.site.as_ref().ok_or_else(no_cluster)?;
+        let Some(_turn) = site.peers.try_send_snapshot() else {
+            let message = "other snapshots are on their way; ask again";
+            return Err(WireError::new(ErrorCode::Busy, message));
+        };
         let view = self.partition.snapshot().await?;
         if !self.partition.leads_in(self.epoch) {
             return Err(WireError::new(ErrorCode::NotLeader, "the leadership has ended"));

@@ -175,18 +175,10 @@ impl ClusterNode {
         *self.cut_off.borrow()
     }
 
-    /// Waits until the node is cut off when it was not.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub async fn comes_to_be_cut_off(&self) {
-        let mut cut_off = self.cut_off.subscribe();
-        // The sender lives as long as this.
-        while cut_off.changed().await.is_ok() {
-            if *cut_off.borrow_and_update() {
-                return;
-            }
-        }
+    /// The same, to be awaited. What it is now counts as seen.
+    #[must_use]
+    pub fn cut_off(&self) -> watch::Receiver<bool> {
+        self.cut_off.subscribe()
     }
 
     /// A question from another node's controller; `None`: of one that is not known as a member.

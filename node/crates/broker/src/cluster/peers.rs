@@ -69,7 +69,8 @@ pub struct Peers {
     cluster: String,
     endpoint: OnceLock<ClientEndpoint>,
     known: RwLock<Known>,
-    snapshots: Semaphore,
+    taking: Semaphore,
+    sending: Semaphore,
 }
 
 #[derive(Default)]
@@ -102,8 +103,8 @@ impl Peers {
     pub fn new(me: NodeId, cluster: String, members: &Members) -> Peers {
         let name = members.rows.get(&me).map_or_else(String::new, |member| member.name.clone());
         let (endpoint, known) = (OnceLock::new(), RwLock::default());
-        let snapshots = Semaphore::new(limits::SNAPSHOTS_AT_ONCE);
-        let peers = Peers { me, name, cluster, endpoint, known, snapshots };
+        let [taking, sending] = [(); 2].map(|()| Semaphore::new(limits::SNAPSHOTS_AT_ONCE));
+        let peers = Peers { me, name, cluster, endpoint, known, taking, sending };
         peers.adopt(members);
         peers
     }
@@ -166,7 +167,14 @@ impl Peers {
     /// # Cancel safety
     /// Safe.
     pub async fn snapshot_turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.snapshots.acquire().await.ok()
+        self.taking.acquire().await.ok()
+    }
+
+    /// Whether a snapshot may be sent now; held while it is. Nobody waits for it: who waited here
+    /// with a turn there could wait for somebody who does the same.
+    #[must_use]
+    pub fn try_send_snapshot(&self) -> Option<SemaphorePermit<'_>> {
+        self.sending.try_acquire().ok()
     }
 
     /// Ends all connections.

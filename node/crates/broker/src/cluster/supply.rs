@@ -22,6 +22,8 @@ use weir_core::wire::{ErrorCode, WireError};
 
 /// How long until a module that could not be fetched is asked for again.
 const RETRY: Duration = Duration::from_secs(2);
+/// What is older than this and in no version is not on its way into one.
+const PUSH_MAX: Duration = Duration::from_secs(3_600);
 /// The pause while somebody else writes an upload.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// How often that is waited for.
@@ -36,7 +38,7 @@ pub async fn run(cluster: Arc<ClusterNode>, shared: Arc<Shared>) {
         return;
     }
     let modules = shared.modules.clone();
-    let kept = tokio::task::spawn_blocking(move || modules.files().all()).await;
+    let kept = tokio::task::spawn_blocking(move || modules.files().older_than(PUSH_MAX)).await;
     for sha256 in kept.unwrap_or_default() {
         // Deleted while this node was away, or held for a push that came to nothing.
         shared.modules.forget(&sha256, &shared.registry);

@@ -111,12 +111,20 @@ impl Deployments {
     /// [`UnknownDeployment`](weir_core::wire::ErrorCode::UnknownDeployment).
     pub fn log_here(
         &self,
+        shared: &Shared,
         name: &str,
         from: Option<u64>,
         count: usize,
     ) -> Result<(Vec<ModuleLine>, u64), WireError> {
         let log = lock(&self.running).get(name).map(|running| running.log.clone());
-        Ok(log.ok_or_else(|| unknown(name))?.lines(from, count))
+        match log {
+            Some(log) => Ok(log.lines(from, count)),
+            // It runs elsewhere only: this node holds no records.
+            None if shared.registry.deployment(name).is_some() => {
+                Ok((Vec::new(), from.unwrap_or(0)))
+            }
+            None => Err(unknown(name)),
+        }
     }
 
     /// Lines that a deployment's module logged, on all nodes, in the order of their numbers. Those
@@ -135,7 +143,7 @@ impl Deployments {
         from: Option<u64>,
         count: usize,
     ) -> Result<(Vec<ModuleLine>, u64), WireError> {
-        let (mut lines, mut next) = self.log_here(name, from, count)?;
+        let (mut lines, mut next) = self.log_here(shared, name, from, count)?;
         let Some(site) = &shared.site else { return Ok((lines, next)) };
         let most = u32::try_from(count).unwrap_or(u32::MAX);
         let ask = Request::DeploymentLog { name: name.to_owned(), from, lines: most };

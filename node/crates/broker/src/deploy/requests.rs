@@ -32,7 +32,7 @@ pub async fn answer(session: &Session, request: Request) -> Result<Response, Wir
             session.authorize(Role::Consume, None)?;
             let (shared, count) = (&session.shared, lines as usize);
             let (lines, next) = match session.is_forwarded() {
-                true => shared.deployments.log_here(&name, from, count)?,
+                true => shared.deployments.log_here(shared, &name, from, count)?,
                 false => shared.deployments.log(shared, &name, from, count).await?,
             };
             Ok(Response::DeploymentLog { lines, next })

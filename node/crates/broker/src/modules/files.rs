@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 use weir_core::limits;
 
 /// The module folder.
@@ -182,10 +183,15 @@ impl ModuleFiles {
         Ok(part)
     }
 
-    /// The hashes of all complete modules. Blocks on the disk.
+    /// The hashes of complete modules whose files are older than this. Blocks on the disk.
     #[must_use]
-    pub fn all(&self) -> Vec<String> {
+    pub fn older_than(&self, age: Duration) -> Vec<String> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let old = |entry: &fs::DirEntry| {
+            let written = entry.metadata().and_then(|about| about.modified()).ok();
+            written.and_then(|at| at.elapsed().ok()).is_some_and(|elapsed| elapsed > age)
+        };
+        let entries = entries.filter(old);
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let hash = |name: String| Some(name.strip_suffix(".wasm")?.to_owned());
         names.filter_map(hash).filter(|hash| check_hash(hash).is_ok()).collect()

@@ -90,3 +90,33 @@ async fn two_become_one() {
         site.at(other).submit(ids(1)).await.unwrap();
     }
 }
+
+/// Goal: a node that was away while all others changed is found by those that it never heard of.
+#[tokio::test(start_paused = true)]
+async fn strangers_introduce_themselves() {
+    let mut site = grown(3, 45).await;
+    let away = NodeId(3);
+    site.kill(away).await;
+    for number in [4, 5] {
+        let first = site.up()[0];
+        site.at(first).submit(put(number)).await.unwrap();
+        let id = site.add(number);
+        let mut config = site.config(id);
+        config.members.retain(|other, _| other.0 < 3 || *other == id);
+        site.try_start(config).await.unwrap();
+        until("it votes", || site.at(first).voters().contains(&id).then_some(())).await;
+    }
+    let stay = [NodeId(4), NodeId(5)];
+    site.registered(&[ONE, NodeId(2), NodeId(4), NodeId(5)]).await;
+    // Before that, three of the five are no majority of the four that voted before.
+    let settled = || [ONE, stay[0], stay[1]].iter().all(|&id| !site.at(id).changes_voters());
+    until("the voters are those five", || settled().then_some(())).await;
+    site.kill(ONE).await;
+    site.kill(NodeId(2)).await;
+    let mut config = site.config(away);
+    config.members.retain(|&other, _| other == ONE || other == away);
+    site.try_start(config).await.unwrap();
+    let leader = site.leader(&[away, stay[0], stay[1]]).await;
+    site.at(leader).submit(ids(1)).await.unwrap();
+    site.converged().await;
+}
