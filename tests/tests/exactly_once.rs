@@ -275,8 +275,8 @@ async fn outputs(dir: &Path, nodes: usize, kills: u64, records: u64) -> Result<O
     Ok(all)
 }
 
-/// What becomes of the input on so many nodes through kills, of which the variable says how many, is
-/// what becomes of it on one that nobody kills.
+/// What becomes of the input on so many nodes through kills, of which the variable says how many,
+/// is what becomes of it on one that nobody kills.
 async fn unharmed(nodes: usize, variable: &str, default: u64) -> Result<()> {
     let kills = match std::env::var(variable) {
         Ok(kills) => kills.parse().with_context(|| variable.to_owned())?,

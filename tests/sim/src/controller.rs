@@ -39,7 +39,7 @@ impl Controller {
             image: Cluster::default(),
             leader: None,
             term: 0,
-            sessions: Sessions::new(duration(0), duration(SESSION)),
+            sessions: Sessions::new(duration(0), duration(SESSION), &Cluster::default()),
             elects_at: None,
             prefer_at: 0,
         }
@@ -80,10 +80,11 @@ impl Controller {
         }
         self.term += 1;
         self.leader = Some(able[ctx.random.usize(0..able.len())]);
-        self.sessions = Sessions::new(duration(ctx.now), duration(SESSION));
+        self.sessions = Sessions::new(duration(ctx.now), duration(SESSION), &self.image);
     }
 
     fn lead(&mut self, ctx: &mut Ctx, leader: Addr) {
+        self.sessions.observe(duration(ctx.now), &self.image);
         for ask in self.sessions.poll_expired(duration(ctx.now), &self.image) {
             self.replicate(ctx, ask);
         }

@@ -127,7 +127,8 @@ struct Lead<'a> {
 impl Lead<'_> {
     fn new<'a>(inner: &'a Arc<Inner>, raft: &'a Raft) -> Lead<'a> {
         let now = inner.heard.now();
-        let mut sessions = Sessions::new(now, inner.config.timing.session);
+        let session = inner.config.timing.session;
+        let mut sessions = Sessions::new(now, session, inner.state.borrow().cluster());
         // The others were not heard of by anybody who could tell; this one was.
         let before = inner.heard.lock().leader.take();
         if let Some((node, at)) = before {
@@ -151,6 +152,7 @@ impl Lead<'_> {
         states.mark_changed();
         loop {
             let state = states.borrow_and_update().clone();
+            self.sessions.observe(self.inner.heard.now(), state.cluster());
             let mut asks = self.hear(&state);
             asks.extend(self.expired(&state));
             asks.extend(self.prefer(&state));
@@ -186,7 +188,9 @@ impl Lead<'_> {
         let timing = &self.inner.config.timing;
         if wake.elapsed() > timing.session / 2 {
             tracing::warn!(late_ms = wake.elapsed().as_millis(), "this node was held up");
-            self.sessions = Sessions::new(self.inner.heard.now(), timing.session);
+            let cluster = self.inner.state.borrow().clone();
+            let now = self.inner.heard.now();
+            self.sessions = Sessions::new(now, timing.session, cluster.cluster());
         }
     }
 

@@ -11,8 +11,15 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Sessions {
     timeout: Duration,
-    heard: BTreeMap<NodeId, Duration>,
-    elected_at: Duration,
+    heard: BTreeMap<NodeId, Heard>,
+}
+
+/// A node in one of its lives.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    life: Incarnation,
+    /// Of it, or of its registration.
+    at: Duration,
 }
 
 /// What a heartbeat is answered.
@@ -29,14 +36,31 @@ pub enum Heartbeat {
 impl Sessions {
     /// The sessions of a controller that began to lead at `now`.
     #[must_use]
-    pub fn new(now: Duration, timeout: Duration) -> Sessions {
-        Sessions { timeout, heard: BTreeMap::new(), elected_at: now }
+    pub fn new(now: Duration, timeout: Duration, cluster: &Cluster) -> Sessions {
+        let mut sessions = Sessions { timeout, heard: BTreeMap::new() };
+        sessions.observe(now, cluster);
+        sessions
+    }
+
+    /// Takes note of the lives there are. One that registered since it was last looked has a whole
+    /// session before it: how long its node was silent before says nothing of it. To be called
+    /// whenever the cluster has changed.
+    pub fn observe(&mut self, now: Duration, cluster: &Cluster) {
+        self.heard.retain(|node, _| cluster.nodes().contains_key(node));
+        for (&node, known) in cluster.nodes() {
+            let life = known.incarnation;
+            if self.heard.get(&node).is_none_or(|heard| heard.life != life) {
+                self.heard.insert(node, Heard { life, at: now });
+            }
+        }
     }
 
     /// A node was heard of at this time, perhaps before this controller began to lead: whoever
     /// was elected since the leading one fell silent need not give that a whole timeout again.
     pub fn note_heard(&mut self, node: NodeId, at: Duration) {
-        self.heard.insert(node, at);
+        if let Some(heard) = self.heard.get_mut(&node) {
+            heard.at = at;
+        }
     }
 
     /// When [`Sessions::poll_expired`] may next have something to say; `None`: not before another
@@ -44,8 +68,8 @@ impl Sessions {
     #[must_use]
     pub fn poll_at(&self, cluster: &Cluster) -> Option<Duration> {
         let there = cluster.nodes().iter().filter(|(_, node)| !node.fenced);
-        let heard = there.map(|(id, _)| self.heard.get(id).copied().unwrap_or(self.elected_at));
-        heard.min().map(|heard| heard + self.timeout)
+        let heard = there.filter_map(|(id, _)| self.heard.get(id));
+        heard.map(|heard| heard.at + self.timeout).min()
     }
 
     /// A node said that it lives.
@@ -58,7 +82,7 @@ impl Sessions {
     ) -> Heartbeat {
         match cluster.nodes().get(&node) {
             Some(known) if known.incarnation == incarnation => {
-                self.heard.insert(node, now);
+                self.heard.insert(node, Heard { life: incarnation, at: now });
                 match known.fenced {
                     true => Heartbeat::Back(ClusterAsk::Unfence { node, incarnation }),
                     false => Heartbeat::Alive,
@@ -71,8 +95,8 @@ impl Sessions {
     /// The nodes to fence, since they were silent for a whole timeout.
     pub fn poll_expired(&self, now: Duration, cluster: &Cluster) -> Vec<ClusterAsk> {
         let silent = cluster.nodes().iter().filter(|(id, node)| {
-            let heard = self.heard.get(id).copied().unwrap_or(self.elected_at);
-            !node.fenced && now.saturating_sub(heard) > self.timeout
+            let heard = self.heard.get(id).filter(|heard| heard.life == node.incarnation);
+            !node.fenced && heard.is_some_and(|heard| now.saturating_sub(heard.at) > self.timeout)
         });
         let fence = silent.map(|(&node, known)| {
             let incarnation = known.incarnation;

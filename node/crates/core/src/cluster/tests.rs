@@ -202,13 +202,13 @@ fn resignation() {
     assert_eq!((leads(&cluster), members(&cluster)), (Some((2, 3)), vec![2]));
 }
 
-/// Goal: silence fences after a timeout, which begins anew with each controller; an old life is
-/// told to register, a fenced one is let back.
+/// Goal: silence fences after a timeout, which begins anew with each controller and with each life
+/// of a node; an old life is told to register, a fenced one is let back.
 #[test]
 fn sessions() {
     let (mut cluster, nodes) = cluster();
     let at = Duration::from_millis;
-    let mut sessions = Sessions::new(at(500), at(1_000));
+    let mut sessions = Sessions::new(at(500), at(1_000), &cluster);
     let heard = |sessions: &mut Sessions, cluster: &Cluster, lead: Lead, ms| {
         sessions.handle_heartbeat(at(ms), cluster, lead.node, lead.incarnation)
     };
@@ -220,7 +220,7 @@ fn sessions() {
     let Lead { node, incarnation } = nodes[0];
     assert_eq!(expired, [ClusterAsk::Fence { node, incarnation }]);
     assert_eq!(sessions.poll_at(&cluster), Some(at(1_500)));
-    let mut later = Sessions::new(at(2_000), at(1_000));
+    let mut later = Sessions::new(at(2_000), at(1_000), &cluster);
     later.note_heard(nodes[1].node, at(1_200));
     assert_eq!(later.poll_at(&cluster), Some(at(2_200)));
     assert!(later.poll_expired(at(2_200), &cluster).is_empty());
@@ -231,4 +231,10 @@ fn sessions() {
     assert_eq!(heard(&mut sessions, &cluster, nodes[0], 1_800), Heartbeat::Back(back));
     let old = Lead { incarnation: Incarnation(99), ..nodes[0] };
     assert_eq!(heard(&mut sessions, &cluster, old, 1_900), Heartbeat::Register);
+    // It was silent for long; that was its last life's silence.
+    let anew = register(&mut cluster, node.0, 77, node.0.into());
+    sessions.observe(at(9_000), &cluster);
+    assert_eq!(sessions.poll_expired(at(10_000), &cluster).len(), 3, "only the others");
+    assert_eq!(sessions.poll_expired(at(10_001), &cluster).len(), 4);
+    assert_eq!(heard(&mut sessions, &cluster, anew, 10_001), Heartbeat::Alive);
 }
