@@ -247,7 +247,9 @@ fn nodes_join_with_tokens() -> Result<()> {
     let witness = join(dir, "vote", &second, &token(&["--witness"]))?;
     let status = wait_for_voters(&first, 3)?;
     ensure!(status["nodes"][2]["witness"] == true, "{status:#}");
-    second.stop()?;
+    let ended = second.stop()?;
+    let said = second.log();
+    ensure!(ended.success() && !said.contains("not all went in time"), "{ended}: {said}");
     second.start_again()?;
     wait_for_voters(&first, 3)?;
     ensure!(second.log().contains("--join is ignored"), "{}", second.log());

@@ -358,13 +358,17 @@ impl Broker {
             site.stop().await;
         }
         self.shared.tasks.close();
+        let mut left = "clients";
         let ended = async {
             self.endpoint.wait_idle().await;
+            left = "tasks";
             self.shared.tasks.wait().await;
+            left = "modules";
             self.shared.deployments.stop().await;
         };
         if tokio::time::timeout(grace, ended).await.is_err() {
-            tracing::warn!("some clients did not go in time");
+            let tasks = self.shared.tasks.len();
+            tracing::warn!(left, tasks, "not all went in time");
         }
         // 3. What was accepted is committed, then the files are closed so that the next start is
         //    quick.

@@ -39,6 +39,8 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// A subscription whose filter kept nothing for this long says how far it is.
 pub const FILTERED_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest time that whoever closes its socket answers what still arrives at closed connections.
+pub const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// A connection that was silent for this long is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a side with open work sends a keep-alive on a silent connection.

@@ -129,7 +129,8 @@ impl ClientEndpoint {
         }
     }
 
-    /// Waits until the peers were told that their connections are closed.
+    /// Waits until the peers were told that their connections are closed, for
+    /// [`weir_core::limits::DRAIN_MAX`] at most.
     ///
     /// # Cancel safety
     /// Safe.
@@ -138,9 +139,12 @@ impl ClientEndpoint {
             let sockets = self.lock();
             [sockets.v4.clone(), sockets.v6.clone()]
         };
-        for endpoint in endpoints.into_iter().flatten() {
-            endpoint.wait_idle().await;
-        }
+        let [v4, v6] = endpoints.map(|endpoint| async move {
+            if let Some(endpoint) = endpoint {
+                settings::drain(&endpoint).await;
+            }
+        });
+        tokio::join!(v4, v6);
     }
 
     fn endpoint_for(&self, address: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {

@@ -223,12 +223,13 @@ impl ServerEndpoint {
         self.endpoint.close(VarInt::from_u32(reason.code()), cut(message));
     }
 
-    /// Waits until the peers were told that their connections are closed.
+    /// Waits until the peers were told that their connections are closed, for
+    /// [`weir_core::limits::DRAIN_MAX`] at most.
     ///
     /// # Cancel safety
     /// Safe.
     pub async fn wait_idle(&self) {
-        self.endpoint.wait_idle().await;
+        settings::drain(&self.endpoint).await;
     }
 
     fn admit(&self, attempt: quinn::Incoming) -> Option<Incoming> {

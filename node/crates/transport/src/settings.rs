@@ -13,8 +13,9 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 use ring::rand::SecureRandom;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use weir_core::limits::{
-    IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, MTU_LOOPBACK, MTU_MAX, NODE_CONNECTION_WINDOW_BYTES,
-    SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX,
+    DRAIN_MAX, IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL, MTU_LOOPBACK, MTU_MAX,
+    NODE_CONNECTION_WINDOW_BYTES, SEND_WINDOW_BYTES, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    STREAMS_PER_CONNECTION_MAX,
 };
 
 use crate::identity::Identity;
@@ -245,6 +246,18 @@ pub(crate) fn warn_about_small_buffers(socket: &UdpSocket, address: SocketAddr) 
 
 fn window(bytes: usize) -> VarInt {
     VarInt::try_from(bytes as u64).unwrap_or(VarInt::MAX)
+}
+
+/// Waits until the closed connections of an endpoint are done, but not for ever.
+///
+/// Peers are told at once; what is waited for is whether they have to be told again. With quinn an
+/// attempt that its maker gave up in its first datagram counts as open until it was idle for long,
+/// and one that nobody answered for seconds. Whoever closes the socket need not wait for either
+/// (RFC 9000, section 10.2).
+pub(crate) async fn drain(endpoint: &quinn::Endpoint) {
+    if tokio::time::timeout(DRAIN_MAX, endpoint.wait_idle()).await.is_err() {
+        tracing::debug!(open = endpoint.open_connections(), "not waited for any longer");
+    }
 }
 
 #[cfg(test)]
