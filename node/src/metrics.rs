@@ -5,6 +5,7 @@
 
 use crate::http::NodeHealth;
 use std::fmt::{Display, Write};
+use weir_core::wire::cluster::{FollowerInfo, ReplicasInfo};
 use weir_core::wire::deployments::{DeploymentStatus, LaneCondition, LaneInfo};
 use weir_core::wire::message::{
     CheckStatus, FilterStatus, NodeStatus, PartitionStatus, ShardStatus,
@@ -33,6 +34,7 @@ pub fn render(health: &NodeHealth, status: Option<&NodeStatus>) -> String {
         filters(&mut text, &status.filters);
         checks(&mut text, &status.checks);
         deployments(&mut text, &status.deployments);
+        replicas(&mut text, &status.replicas);
     }
     text.0
 }
@@ -209,6 +211,34 @@ fn deployments(text: &mut Text, deployments: &[DeploymentStatus]) {
 }
 
 /// CPU time, start and open files of this process, where the system tells (Linux).
+fn replicas(text: &mut Text, led: &[ReplicasInfo]) {
+    let short = led.iter().filter(|row| row.insync.len() < row.replicas.len()).count();
+    text.gauge("weir_underreplicated_partitions", "Partitions led here that lack in-sync copies.")
+        .sample(&[], short);
+    let mut insync = text.gauge("weir_partition_insync_replicas", "Copies in sync, its own too.");
+    for row in led {
+        insync.sample(&[("topic", &row.topic), ("partition", &row.partition)], row.insync.len());
+    }
+    let mut each = |name, help, value: fn(&FollowerInfo) -> Option<f64>| {
+        let mut family = text.gauge(name, help);
+        for (row, follower) in led.iter().flat_map(|r| r.followers.iter().map(move |f| (r, f))) {
+            let labels: &[(&str, &dyn Display)] = &[
+                ("topic", &row.topic),
+                ("partition", &row.partition),
+                ("follower", &follower.node),
+            ];
+            if let Some(value) = value(follower) {
+                family.sample(labels, value);
+            }
+        }
+    };
+    each("weir_replica_lag_records", "Records that a follower lacks.", |f| Some(f.lag? as f64));
+    each("weir_replica_lag_bytes", "Bytes that they take.", |f| Some(f.lag_bytes? as f64));
+    each("weir_replica_lag_seconds", "How long ago a follower had everything.", |f| {
+        Some(f.behind_ms as f64 / 1e3)
+    });
+}
+
 fn process(text: &mut Text) {
     if let Some(seconds) = std::fs::read_to_string("/proc/self/stat").ok().and_then(cpu_seconds) {
         text.family("counter", "process_cpu_seconds_total", "User and system CPU time.")
@@ -268,6 +298,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_core::ids::NodeId;
     use weir_core::{LeaderEpoch, Offset, PartitionIndex};
 
     fn status() -> NodeStatus {
@@ -298,6 +329,18 @@ mod tests {
                 subscriptions: 0,
                 led_by: None,
             }],
+            replicas: vec![ReplicasInfo {
+                topic: "gps.raw".into(),
+                replicas: vec![NodeId(1), NodeId(2)],
+                insync: vec![NodeId(1)],
+                followers: vec![FollowerInfo {
+                    node: NodeId(2),
+                    lag: Some(7),
+                    lag_bytes: Some(900),
+                    behind_ms: 2_500,
+                }],
+                ..ReplicasInfo::default()
+            }],
             ..NodeStatus::default()
         }
     }
@@ -314,6 +357,10 @@ mod tests {
             r#"weir_shard_commit_seconds{shard="0",quantile="0.5"} 0.00025"#,
             r#"weir_partition_high_watermark{topic="gps.raw",partition="3"} 12345678901"#,
             r#"weir_partition_log_start_offset{topic="gps.raw",partition="3"} 5"#,
+            "weir_underreplicated_partitions 1",
+            r#"weir_partition_insync_replicas{topic="gps.raw",partition="0"} 1"#,
+            r#"weir_replica_lag_bytes{topic="gps.raw",partition="0",follower="2"} 900"#,
+            r#"weir_replica_lag_seconds{topic="gps.raw",partition="0",follower="2"} 2.5"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

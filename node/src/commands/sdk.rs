@@ -1,5 +1,6 @@
 //! What the data commands share in using the SDK: topics, failures, interruption.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use weir_client::{
@@ -9,8 +10,9 @@ use weir_core::topic::TopicConfig;
 use weir_core::wire::message::TopicInfo;
 use weir_core::wire::{ErrorCode, Outcome, WireError};
 
-use crate::exit::{Effect, Exit, Failure};
-use crate::output::nearest;
+use crate::cli::Globals;
+use crate::exit::{CommandResult, Effect, Exit, Failure};
+use crate::output::{self, nearest};
 
 /// The topic called `name`; creates it with `create` partitions if there is none.
 ///
@@ -61,6 +63,37 @@ pub async fn interrupted() {
         // Then SIGTERM ends the program as the system does it.
         Err(_) => {
             let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+/// Shortest time between two looks of [`watch`].
+const WATCH_MIN: Duration = Duration::from_millis(100);
+
+/// Shows something again and again, until the program is asked to end. `show` is told whether it
+/// may clear the screen.
+pub async fn watch(
+    every: Duration,
+    globals: &Globals,
+    mut show: impl AsyncFnMut(bool) -> CommandResult,
+) -> CommandResult {
+    let mut ticks = tokio::time::interval(every.max(WATCH_MIN));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let clear = std::io::stdout().is_terminal() && !globals.json;
+    let interrupted = interrupted();
+    tokio::pin!(interrupted);
+    loop {
+        tokio::select! {
+            // Ctrl-C is how watching ends: no failure.
+            () = &mut interrupted => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        if let Err(failure) = show(clear).await {
+            // The SDK reconnects by itself, so a restart of the node is no reason to stop looking.
+            if failure.exit != Exit::Unreachable {
+                return Err(failure);
+            }
+            output::note(false, &format!("{}; trying again", failure.what));
         }
     }
 }

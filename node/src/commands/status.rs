@@ -7,8 +7,6 @@ use crate::connect;
 use crate::exit::{CommandResult, Failure};
 use crate::output::{self, Table};
 use crate::units::{Span, human_bytes};
-use std::io::IsTerminal;
-use std::time::Duration;
 use weir_client::Client;
 use weir_core::wire::message::NodeStatus;
 
@@ -32,9 +30,6 @@ pub struct Args {
     confirm_time: bool,
 }
 
-/// Shortest time between two looks.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
-
 /// From this uptime on, what was written since the start says something about a day.
 const WEAR_AFTER_MS: u64 = 10 * 60 * 1000;
 
@@ -53,32 +48,13 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
     }
     let shown = match args.watch {
         None => show(&client, globals, &args, false).await,
-        Some(interval) => watch(&client, globals, &args, interval.0.max(INTERVAL_MIN)).await,
+        Some(every) => {
+            let look = async |clear| show(&client, globals, &args, clear).await;
+            sdk::watch(every.0, globals, look).await
+        }
     };
     client.close().await;
     shown
-}
-
-async fn watch(client: &Client, globals: &Globals, args: &Args, every: Duration) -> CommandResult {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let clear = std::io::stdout().is_terminal() && !globals.json;
-    let interrupted = sdk::interrupted();
-    tokio::pin!(interrupted);
-    loop {
-        tokio::select! {
-            // Ctrl-C is how watching ends: no failure.
-            () = &mut interrupted => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        if let Err(failure) = show(client, globals, args, clear).await {
-            // The SDK reconnects by itself, so a restart of the node is no reason to stop looking.
-            if failure.exit != crate::exit::Exit::Unreachable {
-                return Err(failure);
-            }
-            output::note(false, &format!("{}; trying again", failure.what));
-        }
-    }
 }
 
 async fn show(client: &Client, globals: &Globals, args: &Args, clear: bool) -> CommandResult {

@@ -54,6 +54,7 @@ pub fn of_node(shared: &Shared) -> NodeStatus {
         filters: filters(shared),
         deployments: shared.deployments.status(shared),
         checks: checks(shared),
+        replicas: crate::cluster::status::led(shared),
     }
 }
 
@@ -98,6 +99,7 @@ pub fn visible_to(session: &Session, mut status: NodeStatus) -> Result<NodeStatu
     let may_use = |topic: &str| may(Role::Consume, Some(topic)) || may(Role::Produce, Some(topic));
     status.partitions.retain(|p| may_use(&p.topic));
     status.checks.retain(|check| may_use(&check.topic));
+    status.replicas.retain(|row| may_use(&row.topic));
     Ok(status)
 }
 

@@ -323,8 +323,13 @@ impl PartitionIndex {
 
     /// Bytes of what is retained, roughly where a file holds some that is not.
     pub(crate) fn bytes(&self) -> u64 {
-        let bytes = |segment: &Segment| segment.summary.bytes_from(self.log_start);
-        self.segments.iter().map(bytes).sum()
+        self.bytes_from(self.log_start)
+    }
+
+    /// Bytes of what is retained from `start` on, likewise.
+    pub(crate) fn bytes_from(&self, start: Offset) -> u64 {
+        let start = start.max(self.log_start);
+        self.segments.iter().map(|segment| segment.summary.bytes_from(start)).sum()
     }
 }
 

@@ -251,6 +251,14 @@ impl Log {
         })
     }
 
+    /// Bytes that a partition retains from `start` on, taking the entries of a file as equally
+    /// long; 0 for one that the log does not know.
+    #[must_use]
+    pub fn bytes_from(&self, partition: PartitionId, start: Offset) -> u64 {
+        let index = self.shard_of(partition).read_index();
+        index.get(&partition).map_or(0, |places| places.bytes_from(start))
+    }
+
     /// Every shard's figures.
     #[must_use]
     pub fn shard_stats(&self) -> Vec<ShardStats> {

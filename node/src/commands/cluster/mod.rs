@@ -2,31 +2,21 @@
 
 mod members;
 mod spread;
+mod status;
 
-use super::figures::thousands;
 use super::sdk;
 use crate::cli::Globals;
 use crate::connect;
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::output::{self, Table};
-use std::time::Duration;
+use crate::output;
 use weir_core::ids::NodeId;
-use weir_core::wire::cluster::{ClusterNodeInfo, ClusterStatus, FollowerInfo, ReplicasInfo};
+use weir_core::wire::cluster::{ClusterNodeInfo, ClusterStatus};
 
 /// The commands of `weir cluster`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Show nodes, leaders, in-sync replicas and how far the others are behind
-    #[command(after_help = "\
-Examples:
-  weir cluster status
-  weir cluster status --json
-  weir --server 10.0.0.2:7447 cluster status
-
-Any node of the cluster can be asked. An in-sync replica has everything that was acknowledged, so a
-partition survives the loss of all its other replicas. LAG is what a replica that the leader hears
-of has yet to store.")]
-    Status,
+    Status(status::Args),
     /// Move everything away from a node, before maintenance or for good
     Drain(spread::DrainArgs),
     /// Spread copies and leads evenly over the nodes
@@ -95,7 +85,7 @@ pub async fn reassign(globals: &Globals, args: ReassignArgs) -> CommandResult {
 /// Runs the command.
 pub async fn run(command: Command, globals: &Globals) -> CommandResult {
     match command {
-        Command::Status => status(globals).await,
+        Command::Status(args) => status::run(args, globals).await,
         Command::Drain(args) => spread::drain(args, globals).await,
         Command::Rebalance(args) => spread::rebalance(args, globals).await,
         Command::Add(args) => members::add(args, globals).await,
@@ -116,99 +106,6 @@ fn find<'a>(status: &'a ClusterStatus, wanted: &str) -> Result<&'a ClusterNodeIn
     })
 }
 
-async fn status(globals: &Globals) -> CommandResult {
-    let client = connect::client(globals).await?;
-    let status = client.admin().cluster().await;
-    client.close().await;
-    let status =
-        status.map_err(|error| sdk::request_failure("asking for the cluster's status", &error))?;
-    if globals.json {
-        return output::print_json(&status);
-    }
-    show(&status)
-}
-
-fn show(status: &ClusterStatus) -> CommandResult {
-    let controller = status.controller.map_or("none known".to_owned(), |id| format!("node {id}"));
-    output::print_line(&format!(
-        "cluster {}, leading controller: {controller}, {} changes decided\n",
-        status.cluster,
-        thousands(status.version)
-    ))?;
-    let mut nodes =
-        Table::new(&[">NODE", "NAME", "ADDRESS", "RACK", "VOTES", "STATE", ">LEADS", ">REPLICAS"]);
-    for node in &status.nodes {
-        let state = match (node.incarnation.0, node.fenced, node.drained) {
-            (0, _, _) if node.witness => "witness",
-            (0, _, _) => "not heard of yet",
-            (_, true, true) => "fenced: not heard of; drained",
-            (_, true, false) => "fenced: not heard of",
-            (_, false, true) => "up, drained",
-            (_, false, false) => "up",
-        };
-        nodes.row([
-            node.id.to_string(),
-            node.name.clone(),
-            node.address.clone(),
-            node.rack.clone().unwrap_or_else(|| "-".to_owned()),
-            match node.voter {
-                Some(true) => "yes",
-                Some(false) => "catching up",
-                None => "?",
-            }
-            .to_owned(),
-            state.to_owned(),
-            thousands(u64::from(node.leads)),
-            thousands(u64::from(node.replicas)),
-        ]);
-    }
-    output::print(&nodes.render())?;
-    let columns =
-        ["TOPIC", ">PARTITION", ">LEADER", ">EPOCH", "REPLICAS", "IN SYNC", ">END", "LAG"];
-    let mut table = Table::new(&columns);
-    for row in &status.partitions {
-        let enough = row.insync.len() >= row.min_insync as usize;
-        let insync = list(&row.insync);
-        table.row([
-            row.topic.clone(),
-            row.partition.to_string(),
-            row.leader.map_or("none".to_owned(), |id| id.to_string()),
-            row.epoch.to_string(),
-            replicas(row),
-            if enough { insync } else { format!("{insync} of {} needed", row.min_insync) },
-            row.log_end.map_or("?".to_owned(), |end| end.to_string()),
-            lag(&row.followers),
-        ]);
-    }
-    output::print(&format!("\n{}", table.render()))?;
-    for id in &status.silent {
-        let message = format!("node {id} did not answer: what it leads is shown without ends");
-        output::note(false, &message);
-    }
-    Ok(())
-}
-
 fn list(nodes: &[NodeId]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-fn replicas(row: &ReplicasInfo) -> String {
-    match row.target.is_empty() {
-        true => list(&row.replicas),
-        false => format!("{} to {}", list(&row.replicas), list(&row.target)),
-    }
-}
-
-/// Followers that lack something: node, records, time.
-fn lag(followers: &[FollowerInfo]) -> String {
-    let behind = followers.iter().filter(|follower| follower.lag != Some(0));
-    let each = behind.map(|follower| match follower.lag {
-        Some(records) => {
-            let time = Duration::from_millis(follower.behind_ms).as_secs_f64();
-            format!("{}: {} records, {time:.1} s", follower.node, thousands(records))
-        }
-        None => format!("{}: not heard of", follower.node),
-    });
-    let all = each.collect::<Vec<_>>().join("; ");
-    if all.is_empty() { "-".to_owned() } else { all }
 }

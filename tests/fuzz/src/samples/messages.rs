@@ -305,8 +305,16 @@ pub fn responses() -> Vec<Response> {
             )]
             .into(),
         })),
+        Response::Status(Box::new(NodeStatus { replicas: vec![behind()], ..status() })),
     ]);
     responses
+}
+
+/// A partition whose follower has a gigabyte to store.
+fn behind() -> ReplicasInfo {
+    let lag_bytes = Some(1 << 30);
+    let follower = FollowerInfo { node: NodeId(2), lag: Some(9_000), lag_bytes, behind_ms: 700 };
+    ReplicasInfo { followers: vec![follower], ..cluster().partitions.remove(0) }
 }
 
 fn cluster() -> ClusterStatus {
@@ -335,7 +343,12 @@ fn cluster() -> ClusterStatus {
         min_insync: 1,
         log_end: Some(Offset(9)),
         high_watermark: Some(Offset(7)),
-        followers: vec![FollowerInfo { node: NodeId(2), lag: Some(2), behind_ms: 40 }],
+        followers: vec![FollowerInfo {
+            node: NodeId(2),
+            lag: Some(2),
+            lag_bytes: None,
+            behind_ms: 40,
+        }],
     };
     ClusterStatus {
         cluster: "5d0c6c1e".into(),

@@ -18,7 +18,7 @@ pub mod leader;
 pub mod open;
 pub mod peers;
 pub mod requests;
-mod status;
+pub mod status;
 pub mod supply;
 
 use crate::broker::Shared;

@@ -1,5 +1,6 @@
 //! What the cluster says of itself.
 
+use crate::broker::Shared;
 use crate::cluster::forward;
 use crate::session::Session;
 use futures_util::future::join_all;
@@ -47,7 +48,7 @@ pub async fn cluster_status(session: &Session) -> Result<Response, WireError> {
         controller: site.leading_controller(),
         version: state.version(),
         nodes: Vec::new(),
-        partitions: partitions(session, &state),
+        partitions: partitions(shared, &state),
         silent: Vec::new(),
         leaving: site.voters().into_iter().filter(|id| !known.contains_key(id)).collect(),
     };
@@ -133,7 +134,15 @@ pub fn names(state: &State) -> BTreeMap<PartitionId, (String, PartitionIndex)> {
     state.image().topics().flat_map(of).chain([groups]).collect()
 }
 
-fn partitions(session: &Session, state: &Arc<State>) -> Vec<ReplicasInfo> {
+/// The copies of the partitions that this node leads, as it knows them.
+pub fn led(shared: &Shared) -> Vec<ReplicasInfo> {
+    let Some(state) = shared.site.as_ref().and_then(|site| site.state()) else { return Vec::new() };
+    let mut rows = partitions(shared, &state);
+    rows.retain(|row| row.log_end.is_some());
+    rows
+}
+
+fn partitions(shared: &Shared, state: &Arc<State>) -> Vec<ReplicasInfo> {
     let mut named: Vec<(String, PartitionIndex, PartitionId)> =
         vec![(GROUPS_NAME.to_owned(), PartitionIndex(0), GROUPS_PARTITION)];
     for topic in state.image().topics().filter(|topic| !is_internal(&topic.name)) {
@@ -154,7 +163,7 @@ fn partitions(session: &Session, state: &Arc<State>) -> Vec<ReplicasInfo> {
             ..ReplicasInfo::default()
         };
         if let Some((log_end, high_watermark, followers)) =
-            session.shared.partition(id).and_then(|partition| partition.followers())
+            shared.partition(id).and_then(|partition| partition.followers())
         {
             row.log_end = Some(log_end);
             row.high_watermark = Some(high_watermark);

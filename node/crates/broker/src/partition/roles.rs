@@ -280,22 +280,28 @@ impl Partition {
     #[must_use]
     pub fn followers(&self) -> Option<(Offset, Offset, Vec<FollowerInfo>)> {
         let now = self.began.elapsed();
-        let mut inner = self.inner();
-        let leader = inner.replica.leader()?;
-        let (log_end, high_watermark) = (leader.log_end(), leader.high_watermark());
-        let of = |(node, progress): (NodeId, &insync::Progress)| FollowerInfo {
-            node,
-            lag: progress.durable_end.map(|end| (log_end.0 - end.0).max(0).unsigned_abs()),
-            behind_ms: match progress.durable_end {
-                Some(end) if end >= log_end => 0,
-                _ => {
-                    let behind = now.saturating_sub(progress.caught_up_at);
-                    u64::try_from(behind.as_millis()).unwrap_or(u64::MAX)
-                }
-            },
+        let (log_end, high_watermark, followers) = {
+            let mut inner = self.inner();
+            let leader = inner.replica.leader()?;
+            let known = leader.insync().followers();
+            let known: Vec<_> = known.map(|(node, progress)| (node, *progress)).collect();
+            (leader.log_end(), leader.high_watermark(), known)
         };
-        let followers = leader.insync().followers().map(of).collect();
-        Some((log_end, high_watermark, followers))
+        let of = |(node, progress): (NodeId, insync::Progress)| match progress.durable_end {
+            Some(end) if end >= log_end => {
+                FollowerInfo { node, lag: Some(0), lag_bytes: Some(0), behind_ms: 0 }
+            }
+            end => {
+                let behind = now.saturating_sub(progress.caught_up_at);
+                FollowerInfo {
+                    node,
+                    lag: end.map(|end| log_end.since(end)),
+                    lag_bytes: end.map(|end| self.log.bytes_from(self.id, end)),
+                    behind_ms: u64::try_from(behind.as_millis()).unwrap_or(u64::MAX),
+                }
+            }
+        };
+        Some((log_end, high_watermark, followers.into_iter().map(of).collect()))
     }
 
     /// Waits until this node, which leads, knows where what was committed ends.

@@ -117,6 +117,9 @@ pub struct FollowerInfo {
     /// Records of the leader's log that are not on its disk; `None` if it never asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<u64>,
+    /// Bytes of the leader's log that they take, roughly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_bytes: Option<u64>,
     /// How long ago it last had everything, in milliseconds.
     pub behind_ms: u64,
 }

@@ -1,5 +1,6 @@
 //! What a node says of itself: figures, by shard, partition, module and deployment.
 
+use super::cluster::ReplicasInfo;
 use super::deployments::DeploymentStatus;
 use crate::ids::{LeaderEpoch, NodeId, Offset, PartitionIndex, TimestampMs};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub struct NodeStatus {
     /// Per topic and module version that checked what was produced since start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckStatus>,
+    /// In a cluster: the copies of the partitions that this node leads and the principal may see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicasInfo>,
 }
 
 /// What one module version did since the node's start as the check of one topic.
