@@ -36,7 +36,20 @@ impl Site {
     /// As [`Site::start`].
     pub async fn start_with(dir: &Path, nodes: usize, witness: bool) -> Result<Site> {
         let addresses = free_addresses(nodes)?;
-        Site::start_at(dir, &addresses, &addresses, witness).await
+        Site::start_at(dir, (&addresses, &addresses), witness, &[]).await
+    }
+
+    /// The same without a witness, with settings by their environment variables.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub async fn start_set(
+        dir: &Path,
+        nodes: usize,
+        settings: &[(&'static str, &str)],
+    ) -> Result<Site> {
+        let addresses = free_addresses(nodes)?;
+        Site::start_at(dir, (&addresses, &addresses), false, settings).await
     }
 
     /// Starts nodes with bad links between them: what one sends to another goes through a proxy.
@@ -47,7 +60,7 @@ impl Site {
         let addresses = free_addresses(nodes)?;
         let network = Network::start(&addresses, seed).await?;
         let fronts: Vec<SocketAddr> = (0..nodes).map(|node| network.front(node)).collect();
-        let site = Site::start_at(dir, &addresses, &fronts, false).await?;
+        let site = Site::start_at(dir, (&addresses, &fronts), false, &[]).await?;
         network.owned_by(site.processes());
         Ok((site, network))
     }
@@ -61,9 +74,9 @@ impl Site {
     /// Starts nodes that serve on `addresses` and that others reach at `fronts`.
     async fn start_at(
         dir: &Path,
-        addresses: &[SocketAddr],
-        fronts: &[SocketAddr],
+        (addresses, fronts): (&[SocketAddr], &[SocketAddr]),
         witness: bool,
+        settings: &[(&'static str, &str)],
     ) -> Result<Site> {
         let nodes = addresses.len();
         let members: Vec<String> = (1..=nodes)
@@ -79,11 +92,12 @@ impl Site {
             }
             let address = addresses[number - 1].to_string();
             let role = if witness && number == nodes { "witness" } else { "data" };
-            let environment: Vec<(&'static str, PathBuf)> = vec![
+            let mut environment: Vec<(&'static str, PathBuf)> = vec![
                 ("WEIR_CLUSTER_ROLE", role.into()),
                 ("WEIR_NAME", format!("edge-{number}").into()),
                 ("WEIR_CLUSTER_MEMBERS", members.clone().into()),
             ];
+            environment.extend(settings.iter().map(|(name, value)| (*name, PathBuf::from(value))));
             site.nodes.push(NodeProcess::start_in(&home, &["--listen", &address], environment)?);
         }
         let data = if witness { nodes - 1 } else { nodes };

@@ -17,7 +17,7 @@ use weir_core::wire::frame::{DataHeader, ProduceAck, ProduceHeader};
 use weir_core::wire::message::{
     Hello, HelloReply, ProduceOpen, Request, Response, Subscribe, Subscribed,
 };
-use weir_core::wire::replica::{DeliverHeader, FollowOpen};
+use weir_core::wire::replica::{DeliverHeader, FetchEntries, FollowOpen};
 use weir_core::wire::{FrameKind, WireError};
 use weir_transport::{FrameDecoder, control};
 
@@ -148,6 +148,12 @@ fn frames() -> Vec<Case> {
             read_control::<Subscribe>,
         ));
     }
+    cases.push(control_case(
+        "fetch-entries",
+        FrameKind::FetchEntries,
+        &replica::fetch(),
+        read_control::<FetchEntries>,
+    ));
     cases.push(control_case(
         "subscribe-filtered",
         FrameKind::Subscribe,

@@ -2,7 +2,7 @@
 
 use crate::ack::Courier;
 use crate::cluster::peers::Peers;
-use crate::cluster::{ClusterNode, fresh_disk, open};
+use crate::cluster::{ClusterNode, fresh_disk, mend, open};
 use crate::config::{BrokerConfig, SHUTDOWN_GRACE};
 use crate::deploy::{DeployThread, Deployments};
 use crate::driver::Driver;
@@ -138,6 +138,7 @@ impl Shared {
         self.groups.settle_log(self.site.is_none());
         self.deployments.start(self);
         self.tasks.spawn(sweep::run(self.clone()));
+        self.tasks.spawn(mend::run(self.clone()));
     }
 
     /// A partition of a topic, or that of the groups.

@@ -267,6 +267,7 @@ impl Session {
                 cluster::leader::serve(self, writer, reader, &frame.body).await;
             }
             Some(FrameKind::Controller) => self.controller(writer, frame.body).await,
+            Some(FrameKind::FetchEntries) => cluster::mend::serve(&self, writer, &frame.body).await,
             Some(FrameKind::Deliver) => {
                 let answer = deploy::deliver::receive(&self, frame.body).await;
                 requests::respond(&mut writer, &answer.unwrap_or_else(Response::Error)).await;

@@ -289,6 +289,10 @@ pub const VALIDATIONS_MAX: usize = 2;
 /// Batches that wait in memory for subscribers that do not read, all of them together, in bytes.
 /// What does not fit is forgotten and read again.
 pub const SLOW_BUDGET_BYTES: usize = 16 * MIB;
+/// How often a node looks for damaged log files that other nodes can help with.
+pub const MEND_INTERVAL: Duration = Duration::from_secs(10);
+/// The longest pause after a file could not be written anew.
+pub const MEND_PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Longest time that batches wait in memory for one subscriber.
 pub const SLOW_HOLD: Duration = Duration::from_secs(1);
 /// What one read of a subscription takes from the log at most (one batch always fits), in bytes.

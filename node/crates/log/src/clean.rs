@@ -8,20 +8,18 @@
 
 use crate::backend::Overlay;
 use crate::background::Background;
-use crate::db::{Commit, DbError, FileDb, Identity, ROW_MAX, Row};
-use crate::file::{LogFile, file_name};
-use crate::index::{Run, Segment, Summary, encode_runs, extend_runs};
+use crate::copy::{Copier, Held};
+use crate::db::{DbError, FileDb};
+use crate::file::LogFile;
+use crate::index::{Run, Segment, Summary};
 use crate::manifest::Note;
-use crate::replay::BatchFacts;
-use crate::rescue::{create_file, finish_file, remove_file};
+use crate::rescue::remove_file;
 use crate::shard::{FileError, Shard, drop_contained};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use weir_core::entry::EntryHeader;
-use weir_core::record::RecordBatch;
 use weir_core::{PartitionId, TimestampMs};
 
 /// Bytes copied or read between two looks at urgent work.
@@ -140,7 +138,7 @@ impl Shard {
         drop(files);
         sealed.pop();
         let candidate = |file: Arc<LogFile>| {
-            let usable = file.quarantined().is_none() && !file.is_uncleanable();
+            let usable = file.quarantined().is_none() && !file.is_rotten();
             let size = self.disk.allocated_bytes(&file.path).ok().filter(|_| usable)?;
             let live = live.get(&file.uid).copied().unwrap_or(0);
             Some(Candidate { file, live, size })
@@ -152,26 +150,22 @@ impl Shard {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
             return Ok(());
         };
-        let generation = group.iter().map(|file| file.identity.generation).max();
-        let identity = Identity {
-            last_seq: last.identity.last_seq,
-            generation: generation.unwrap_or(0) + 1,
-            created_ms: self.clock.now().0.max(0) as u64,
-            ..first.identity
-        };
-        let path = self.dir.join(file_name(identity.first_seq, identity.generation));
-        let cache = self.config.sealed_cache_bytes;
-        let db = create_file(&*self.disk, &path, &self.counters, cache, &identity)?;
-        let mut copy =
-            Copy { shard: self, background, target: &db, position: 0, waiting: Vec::new() };
+        let copier = Copier::begin(self, first, last)?;
+        let mut copy = Copy { shard: self, background, copier };
         let held = copy.partitions(group)?;
         copy.flush()?;
-        let summaries: Vec<Row> = held.iter().map(|row| (row.0.0, row.1.encode())).collect();
-        let index: Vec<Row> = held.iter().map(|row| (row.0.0, encode_runs(&row.2))).collect();
-        db.seal(&summaries, &index)?;
-        db.close()?;
-        finish_file(&*self.disk, &path)?;
-        let file = Arc::new(LogFile::new(path, identity, true));
+        self.replace(group, copy.copier, &held)?;
+        Ok(())
+    }
+
+    /// Has a file that was written take the place of others, whose live entries it holds.
+    pub(crate) fn replace(
+        &self,
+        group: &[Arc<LogFile>],
+        copier: Copier,
+        held: &[Held],
+    ) -> Result<(), DbError> {
+        let file = copier.finish(self, held)?;
         let notes: Vec<_> = held.iter().map(|row| (row.0, row.1)).collect();
         self.replace_group(group, &file, &notes);
         self.note_sealed(&file, notes);
@@ -338,18 +332,11 @@ impl From<DbError> for CleanError {
     }
 }
 
-/// A partition, what the new file holds of it, and where.
-type Held = (PartitionId, Summary, Vec<Run>);
-
 /// A copy on its way.
 struct Copy<'a> {
     shard: &'a Shard,
     background: &'a Background,
-    target: &'a FileDb,
-    /// Where the next entry will be.
-    position: u64,
-    /// Copied but not committed.
-    waiting: Vec<u8>,
+    copier: Copier,
 }
 
 impl Copy<'_> {
@@ -404,62 +391,24 @@ impl Copy<'_> {
                 db.read_stream(run.position, run.position_end(), &mut bytes)?;
                 Ok(bytes)
             });
-            self.run(file, run, Bytes::from(bytes.map_err(failed)?), copied)?;
-        }
-        Ok(())
-    }
-
-    /// Copies a run's entries, each checked: rot must not be copied under a new checksum.
-    fn run(
-        &mut self,
-        file: &LogFile,
-        run: &Run,
-        bytes: Bytes,
-        copied: &mut Vec<Run>,
-    ) -> Result<(), CleanError> {
-        let rotten = || {
-            file.mark_uncleanable();
-            CleanError::Failed(DbError::Malformed("an entry is damaged"))
-        };
-        let mut at = 0;
-        let mut expected = run.base;
-        while at < bytes.len() && expected < run.end {
-            let header = EntryHeader::decode(&bytes[at..]).map_err(|_| rotten())?;
-            let end = at + header.entry_len();
-            if header.base_offset != expected || end > bytes.len() {
-                return Err(rotten());
+            let bytes = Bytes::from(bytes.map_err(failed)?);
+            let taken = self.copier.take(partition, run.base..run.end, &bytes, copied);
+            // Rot must not be copied under a new checksum.
+            if taken < run.end {
+                file.mark_rotten();
+                return Err(CleanError::Failed(DbError::Malformed("an entry is damaged")));
             }
-            let batch = bytes.slice(at + header.batch_at()..end);
-            let sound = batch.is_empty() || RecordBatch::decode_trusted(batch.clone()).is_ok();
-            if !sound {
-                return Err(rotten());
+            if self.copier.waiting() >= STEP_BYTES {
+                self.flush()?;
             }
-            let facts = BatchFacts::of(&batch);
-            extend_runs(copied, &header, self.position, facts.max_timestamp);
-            self.waiting.extend_from_slice(&bytes[at..end]);
-            self.position += header.entry_len() as u64;
-            expected = header.end_offset();
-            at = end;
-        }
-        if self.waiting.len() >= STEP_BYTES {
-            self.flush()?;
         }
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), CleanError> {
-        let bytes = self.waiting.len();
-        if bytes == 0 {
-            return Ok(());
+        match self.copier.flush()? {
+            0 => Ok(()),
+            bytes => self.shard.throttle(bytes, self.background),
         }
-        self.target.commit(&Commit {
-            position: self.position - bytes as u64,
-            parts: &[&self.waiting],
-            row_max: ROW_MAX,
-            snapshot: None,
-            cuts: &[],
-        })?;
-        self.waiting.clear();
-        self.shard.throttle(bytes, self.background)
     }
 }

@@ -20,8 +20,10 @@ pub(crate) struct LogFile {
     db: RwLock<Option<FileDb>>,
     /// Why the file may not be used, if so.
     quarantine: Mutex<Option<DbError>>,
-    /// It holds something damaged, which the cleaner must leave where it is.
-    uncleanable: AtomicBool,
+    /// It holds an entry that is not what was written, which the cleaner must leave where it is.
+    rotten: AtomicBool,
+    /// It is being written anew.
+    mending: AtomicBool,
     /// When it was last read, in ticks of the shard.
     pub(crate) last_used: AtomicU64,
 }
@@ -35,7 +37,8 @@ impl LogFile {
             sealed: AtomicBool::new(sealed),
             db: RwLock::new(None),
             quarantine: Mutex::new(None),
-            uncleanable: AtomicBool::new(false),
+            rotten: AtomicBool::new(false),
+            mending: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
         }
     }
@@ -118,12 +121,27 @@ impl LogFile {
         db.take()
     }
 
-    pub(crate) fn mark_uncleanable(&self) {
-        self.uncleanable.store(true, Ordering::Relaxed);
+    pub(crate) fn mark_rotten(&self) {
+        self.rotten.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_uncleanable(&self) -> bool {
-        self.uncleanable.load(Ordering::Relaxed)
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.rotten.load(Ordering::Relaxed)
+    }
+
+    /// Whether something in the file is not what was written; the disk may read well.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let content = |error| matches!(error, DbError::Malformed(_) | DbError::Panicked(_));
+        self.is_rotten() || self.quarantined().is_some_and(content)
+    }
+
+    /// Claims the file for being written anew; `false` if somebody did before.
+    pub(crate) fn begin_mending(&self) -> bool {
+        !self.mending.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn end_mending(&self) {
+        self.mending.store(false, Ordering::Release);
     }
 }
 

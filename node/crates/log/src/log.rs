@@ -289,6 +289,10 @@ impl Log {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn shards(&self) -> &[Arc<Shard>] {
+        &self.shards
+    }
+
     pub(crate) fn shard_of(&self, partition: PartitionId) -> &Shard {
         &self.shards[partition.0 as usize % self.shards.len()]
     }

@@ -1,6 +1,7 @@
 //! Reading a shard: batches by offset, and the first offset of a time.
 
 use crate::api::{ReadChunk, ReadError};
+use crate::copy::is_sound;
 use crate::entries::Chunk;
 use crate::file::LogFile;
 use crate::index::{PartitionIndex, Run, Segment};
@@ -107,6 +108,7 @@ impl Shard {
                     let from = chunk.next_offset();
                     let file = file.name();
                     tracing::error!(%partition, %from, %to, file, "damaged entries on disk");
+                    place.segment.file.mark_rotten();
                     return Err(ReadFailure::Data(ReadError::Corrupt { from, to, file }));
                 }
             }
@@ -319,21 +321,13 @@ impl<C: Chunk> Walk<'_, C> {
                 return Ok(false);
             }
             let of_this_log = epochs::at(&self.place.epochs, header.base_offset);
-            if of_this_log != Some(header.epoch) || !is_sound(&header, &entry) {
+            if of_this_log != Some(header.epoch)
+                || !is_sound(&header, &entry.slice(header.batch_at()..))
+            {
                 return Err(expected);
             }
             self.chunk.keep_bytes(&header, entry);
         }
         Ok(true)
     }
-}
-
-/// Whether the batch of an entry is as it was written.
-fn is_sound(header: &EntryHeader, entry: &Bytes) -> bool {
-    header.batch_len == 0
-        || RecordBatch::decode_trusted(entry.slice(header.batch_at()..)).is_ok_and(|sound| {
-            // These two are not under the batch's own checksum.
-            let batch = sound.header();
-            (batch.base_offset, batch.epoch) == (header.base_offset, header.epoch)
-        })
 }

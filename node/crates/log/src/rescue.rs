@@ -157,7 +157,7 @@ fn copy(source: &FileDb, target: &FileDb, end: u64) -> Result<(), DbError> {
 /// What the name of a file ends with until it is complete.
 pub(crate) const UNFINISHED: &str = ".new";
 
-fn unfinished(path: &Path) -> PathBuf {
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(UNFINISHED);
     PathBuf::from(name)

@@ -6,7 +6,7 @@ use weir_core::ids::{
     Incarnation, LeaderEpoch, NodeId, Offset, PartitionId, PartitionIndex, TopicId,
 };
 use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report, Verdict};
-use weir_core::wire::replica::{DeliverHeader, FollowOpen};
+use weir_core::wire::replica::{DeliverHeader, FetchEntries, FollowOpen};
 
 const LIFE: Incarnation = Incarnation(6);
 
@@ -23,6 +23,11 @@ pub fn follow() -> FollowOpen {
         epochs: vec![(LeaderEpoch(1), Offset(0)), (LeaderEpoch(3), Offset(20))],
     };
     FollowOpen { partition: PartitionId(7), follow }
+}
+
+/// A question for entries.
+pub fn fetch() -> FetchEntries {
+    FetchEntries { partition: PartitionId(7), from: Offset(41) }
 }
 
 /// Every kind of answer.

@@ -7,7 +7,9 @@ use bytes::{Buf, Bytes};
 use weir_core::entry::EntryKind;
 use weir_core::partition::messages::FollowAnswer;
 use weir_core::record::{Compression, RecordBatch};
-use weir_core::wire::replica::{DeliverHeader, FollowOpen, PushHeader, ReportBody, split_entry};
+use weir_core::wire::replica::{
+    DeliverHeader, FetchEntries, FollowOpen, PushHeader, ReportBody, split_entry,
+};
 use weir_transport::control::encode;
 
 const BINARY: Target = Target {
@@ -25,6 +27,13 @@ pub(super) const TARGETS: &[Target] = &[
         check: check_control::<FollowOpen>,
         seeds: || vec![encode(&samples::follow()).expect("encodes").to_vec()],
         words: &["epochs", "attempt", "log_end"],
+        ..BINARY
+    },
+    Target {
+        name: "fetch-entries",
+        check: check_control::<FetchEntries>,
+        seeds: || vec![encode(&samples::fetch()).expect("encodes").to_vec()],
+        words: &["partition", "from"],
         ..BINARY
     },
     Target {

@@ -19,7 +19,7 @@ use weir_core::limits;
 use weir_core::wire::frame::{ProduceAck, ProduceHeader};
 use weir_core::wire::message::{ProduceOpen, Request, Response, Subscribe};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
-use weir_transport::{Connection, FrameReader, FrameWriter, control};
+use weir_transport::{Connection, Frame, FrameReader, FrameWriter, control};
 
 /// Batches of one produce stream that wait to be written to one leader.
 const UPSTREAM_QUEUE: usize = 64;
@@ -62,22 +62,39 @@ async fn exchange(
     kind: FrameKind,
     parts: &[Bytes],
 ) -> Result<Response, WireError> {
+    match ask(connection, kind, parts, limits::CONTROL_BYTES_MAX).await? {
+        frame if frame.kind == FrameKind::Response as u8 => {
+            control::decode(&frame.body).map_err(|error| lost(&error.to_string()))
+        }
+        frame if frame.kind == FrameKind::Error as u8 => {
+            Err(control::decode(&frame.body).unwrap_or_else(|error| lost(&error.to_string())))
+        }
+        _ => Err(lost("no answer came")),
+    }
+}
+
+/// Sends a frame alone on a stream, and takes the one frame of at most `max` bytes that answers it.
+///
+/// # Errors
+/// The way to the other node was lost, before the question arrived or after.
+///
+/// # Cancel safety
+/// Dropping the future ends the stream; the question may have arrived.
+pub async fn ask(
+    connection: &Connection,
+    kind: FrameKind,
+    parts: &[Bytes],
+    max: usize,
+) -> Result<Frame, WireError> {
     let stream = connection.open_stream().await;
     let (mut writer, mut reader) = stream.map_err(|error| lost(&error.to_string()))?;
     let asked = async {
         writer.write(kind as u8, 0, parts).await?;
         writer.finish().await?;
-        reader.next(limits::CONTROL_BYTES_MAX).await
+        reader.next(max).await
     };
-    match asked.await.map_err(|error| lost(&error.to_string()))? {
-        Some(frame) if frame.kind == FrameKind::Response as u8 => {
-            control::decode(&frame.body).map_err(|error| lost(&error.to_string()))
-        }
-        Some(frame) if frame.kind == FrameKind::Error as u8 => {
-            Err(control::decode(&frame.body).unwrap_or_else(|error| lost(&error.to_string())))
-        }
-        _ => Err(lost("no answer came")),
-    }
+    let answer = asked.await.map_err(|error| lost(&error.to_string()))?;
+    answer.ok_or_else(|| lost("no answer came"))
 }
 
 /// Has the node that leads a destination append a part of an outbox.

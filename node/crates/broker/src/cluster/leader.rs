@@ -12,7 +12,7 @@ use weir_core::partition::leader::FollowRefusal;
 use weir_core::partition::messages::{FollowAnswer, Push, Verdict};
 use weir_core::wire::replica::{FollowOpen, PushHeader, ReportBody};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
-use weir_log::EntryChunk;
+use weir_log::{EntryChunk, LoggedEntry};
 use weir_transport::{FrameError, FrameReader, FrameWriter};
 
 use crate::subscribe::read_error;
@@ -218,9 +218,16 @@ impl Pusher {
 }
 
 async fn write(writer: &mut FrameWriter, push: Push, chunk: EntryChunk) -> Result<(), FrameError> {
-    let mut parts = Vec::with_capacity(1 + 2 * chunk.entries.len());
-    parts.push(Bytes::copy_from_slice(&PushHeader(push).encode()));
-    for entry in chunk.entries {
+    let header = Bytes::copy_from_slice(&PushHeader(push).encode());
+    let parts = whole(header, chunk.entries);
+    writer.write(FrameKind::Entries as u8, 0, &parts).await
+}
+
+/// Entries as they lie in the log, behind a header.
+pub(super) fn whole(header: Bytes, entries: Vec<LoggedEntry>) -> Vec<Bytes> {
+    let mut parts = Vec::with_capacity(1 + 2 * entries.len());
+    parts.push(header);
+    for entry in entries {
         let mut head = BytesMut::with_capacity(entry.header.batch_at());
         head.put_slice(&entry.header.encode(&entry.state, &entry.source));
         head.put_slice(&entry.state);
@@ -230,5 +237,5 @@ async fn write(writer: &mut FrameWriter, push: Push, chunk: EntryChunk) -> Resul
             parts.push(entry.batch);
         }
     }
-    writer.write(FrameKind::Entries as u8, 0, &parts).await
+    parts
 }

@@ -15,6 +15,7 @@ pub mod follower;
 pub mod forward;
 pub mod joining;
 pub mod leader;
+pub mod mend;
 pub mod open;
 pub mod peers;
 pub mod requests;

@@ -82,6 +82,12 @@ pub enum FrameKind {
     /// After a [`FrameKind::FollowAnswer`] that says `reset`: part of an encoded
     /// [`PartitionView`](crate::partition::view::PartitionView), what the log begins anew with.
     Snapshot = 21,
+    /// The only frame on a stream with which a node asks another for entries of a log:
+    /// [`replica::FetchEntries`].
+    FetchEntries = 22,
+    /// Its answer: whole log entries one after another, the first of which holds the offset that
+    /// was asked for.
+    FetchedEntries = 23,
 }
 
 impl FrameKind {
@@ -89,9 +95,9 @@ impl FrameKind {
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<FrameKind> {
         use FrameKind::{
-            Controller, ControllerAnswer, Data, Deliver, Entries, Error, Follow, FollowAnswer,
-            Heartbeat, Hello, HelloReply, Produce, ProduceAck, ProduceOpen, Report, Request,
-            Response, Snapshot, Subscribe, Subscribed,
+            Controller, ControllerAnswer, Data, Deliver, Entries, Error, FetchEntries,
+            FetchedEntries, Follow, FollowAnswer, Heartbeat, Hello, HelloReply, Produce,
+            ProduceAck, ProduceOpen, Report, Request, Response, Snapshot, Subscribe, Subscribed,
         };
         let all = [
             Hello,
@@ -114,6 +120,8 @@ impl FrameKind {
             ControllerAnswer,
             Deliver,
             Snapshot,
+            FetchEntries,
+            FetchedEntries,
         ];
         all.into_iter().find(|k| *k as u8 == kind)
     }

@@ -21,6 +21,15 @@ pub struct FollowOpen {
     pub follow: Follow,
 }
 
+/// What a node asks another for that cannot read an entry of its own copy any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchEntries {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The first offset that it lacks. Only what is committed is given.
+    pub from: Offset,
+}
+
 /// What stands before the entries of a [`super::FrameKind::Entries`] frame, which may have none.
 ///
 /// | at | size | field |
