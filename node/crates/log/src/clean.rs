@@ -17,8 +17,8 @@ use crate::rescue::remove_file;
 use crate::shard::{FileError, Shard, drop_contained};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use weir_core::{PartitionId, TimestampMs};
 
@@ -41,6 +41,7 @@ impl Shard {
             // The newest sealed file still has the only snapshot of the views.
             return;
         }
+        let layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live_files();
         let mut files = self.lock_files();
         let dead = |file: &&Arc<LogFile>| {
@@ -51,6 +52,7 @@ impl Shard {
             files.remove(&file.identity.first_seq);
         }
         drop(files);
+        drop(layout);
         self.remove_files(&dead);
     }
 
@@ -182,6 +184,7 @@ impl Shard {
     ) {
         let held: HashMap<PartitionId, Summary> = held.iter().copied().collect();
         let replaced = |s: &Segment| group.iter().any(|file| Arc::ptr_eq(file, &s.file));
+        let _layout = self.layout.lock().unwrap_or_else(PoisonError::into_inner);
         let mut files = self.lock_files();
         for file in group {
             files.remove(&file.identity.first_seq);
@@ -262,20 +265,29 @@ impl Shard {
     }
 
     /// Puts a file to use again that the disk failed to read, once all of it reads as it was
-    /// written. One whose content was found to be wrong stays out of use until the next start.
+    /// written. One whose content was found to be wrong stays out of use until it is written anew,
+    /// or for good.
     fn reconsider(&self, file: &LogFile, note: Option<&Note>, background: &Background) {
         if !matches!(file.quarantined(), Some(DbError::Failed(_))) {
             return;
         }
         let sound = match note.and_then(|note| Some((note.len, note.checksum?.0))) {
-            Some((len, known)) => {
-                self.checksum(file, len, background).is_ok_and(|checksum| checksum == known)
-            }
-            None => self.verify(file).is_ok(),
+            Some((len, known)) => match self.checksum(file, len, background) {
+                Ok(checksum) => checksum == known,
+                // It still cannot be read, or there is no time to.
+                Err(_) => return,
+            },
+            None => match self.verify(file) {
+                Err(DbError::Failed(_)) => return,
+                verified => verified.is_ok(),
+            },
         };
         if sound {
             tracing::info!(file = %file.path.display(), "the log file reads again");
             file.release();
+        } else if !file.is_rotten() {
+            tracing::error!(file = %file.path.display(), "the log file is not what was written");
+            file.mark_rotten();
         }
     }
 

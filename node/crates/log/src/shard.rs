@@ -1,6 +1,6 @@
 //! What a shard's writer, its readers and the background work share.
 //!
-//! Lock order: `files` before `index`; neither is held across I/O.
+//! Lock order: `layout` before `files` before `index`; none is held across I/O.
 
 use crate::api::ReadError;
 use crate::backend::IoCounters;
@@ -37,6 +37,9 @@ pub(crate) struct Shard {
     pub(crate) counters: Arc<IoCounters>,
     pub(crate) queue: Queue,
     pub(crate) index: RwLock<Index>,
+    /// Held by whoever takes files off the list, while they compare it with the index: the
+    /// background thread, or who writes a damaged file anew.
+    pub(crate) layout: Mutex<()>,
     /// All files but the one prepared, by the first number that they stand for.
     pub(crate) files: Mutex<BTreeMap<u64, Arc<LogFile>>>,
     /// The next active file, prepared by the background thread.
@@ -104,6 +107,7 @@ impl Shard {
             counters: parts.counters,
             queue: Queue::new(limits),
             index: RwLock::new(index),
+            layout: Mutex::default(),
             files: Mutex::new(files),
             next: Mutex::new(None),
             tail: parts.tail,
