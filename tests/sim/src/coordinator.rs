@@ -158,7 +158,7 @@ impl Node {
         let (id, base) = place.unwrap_or((0, Offset::ZERO));
         let effects = match from {
             Some((client, correlation)) => {
-                let reply = Reply { client, correlation, id, base, answer };
+                let reply = Reply { client, correlation, id, base, answer, own: None };
                 leader.park(end, reply).map(Effect::Committed).into_iter().collect()
             }
             None => Vec::new(),

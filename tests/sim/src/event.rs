@@ -2,8 +2,10 @@
 
 use crate::coordinator::GroupAnswer;
 use crate::disk::Entry;
+use crate::transform::Part;
 use std::fmt;
 use weir_core::cluster::ClusterAsk;
+use weir_core::deploy::keys::Lane;
 use weir_core::group::GroupAsk;
 use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::messages::{EpochStart, Follow, FollowAnswer, Push, Report};
@@ -30,6 +32,10 @@ pub enum Event {
     Cut { node: Addr, run: u64, era: u64, partition: PartitionId, cut: Cut },
     /// A node's failed disk was opened anew.
     Reopened { node: Addr, run: u64 },
+    /// A module that a lane ran is done.
+    Ran { node: Addr, run: u64, lane: usize, serial: u64 },
+    /// A node has room for a part that was brought.
+    Room { node: Addr, run: u64, lane: Lane, to: PartitionId, serial: u64 },
     /// A node starts.
     Start { node: Addr },
     /// The controllers look at their timers.
@@ -127,6 +133,10 @@ pub enum Message {
     Produced { partition: PartitionId, correlation: u64, result: Result<Offset, Refusal> },
     /// Client to a replica.
     Fetch { partition: PartitionId, at: Offset },
+    /// Distributor to the leader of a destination.
+    Part { correlation: u64, lane: Lane, offset: Offset, part: Part },
+    /// The answer: the mark, or not now.
+    Taken { correlation: u64, next: Option<Offset> },
     /// Member to coordinator.
     Group { correlation: u64, ask: GroupAsk },
     /// Coordinator to member.

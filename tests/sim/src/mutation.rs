@@ -25,6 +25,16 @@ pub enum Mutation {
     TwoOwners,
     /// What is stored as a position is sometimes lower than what was committed.
     PositionBack,
+    /// A node that comes to lead a lane's home keeps what it knew of the state.
+    StaleState,
+    /// What is stored as a lane's position is sometimes lower than what was read.
+    LaneBack,
+    /// Destinations of an outbox do not look at marks.
+    ForgetMarks,
+    /// A destination's mark counts before the node that is to lead has read its log.
+    EarlyMark,
+    /// A distributor does not wait for one part before it sends the next one there.
+    Overtaking,
     /// One node never hears of its leader again.
     DeafFollower,
 }

@@ -6,6 +6,7 @@ use crate::ctx::{Ctx, duration};
 use crate::disk::{Disk, Entry};
 use crate::event::{Addr, Cut, Event, Message, Refusal};
 use crate::mutation::Mutation;
+use crate::own::{Own, Progress, Works};
 use crate::queue::{MS, Micros};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct Node {
     pub copies: BTreeMap<PartitionId, Copy>,
     /// The group, while it leads the groups partition.
     pub(crate) coordinator: Option<Coordinator>,
+    /// Lanes, distributors, and what it knows of keyed state.
+    pub(crate) works: Works,
     /// Its monotonic clock began at some other zero.
     monotonic_zero: Micros,
     /// Its wall clock is off by so much, and jumps.
@@ -58,6 +61,7 @@ pub struct Copy {
     /// The state machine.
     pub replica: Replica<Reply>,
     pub(crate) links: BTreeMap<NodeId, Link>,
+    pub(crate) progress: Progress,
 }
 
 /// What was pushed to a follower.
@@ -81,6 +85,8 @@ pub struct Reply {
     pub base: Offset,
     /// What a coordinator answers, if it was not a producer's batch.
     pub answer: Option<GroupAnswer>,
+    /// What made the entry, if it is the node's own.
+    pub own: Option<Own>,
 }
 
 impl Node {
@@ -98,6 +104,7 @@ impl Node {
             incarnation: None,
             copies: BTreeMap::new(),
             coordinator: None,
+            works: Works::default(),
             monotonic_zero: 0,
             wall_offset_ms: 0,
         }
@@ -135,6 +142,7 @@ impl Node {
         self.incarnation = None;
         self.copies.clear();
         self.coordinator = None;
+        self.works = Works::default();
         self.monotonic_zero = ctx.random.u64(0..1_000_000_000);
         self.disk.syncing = false;
         self.disk.era += 1;
@@ -149,6 +157,7 @@ impl Node {
         self.up = false;
         self.incarnation = None;
         self.copies.clear();
+        self.works = Works::default();
         for log in self.disk.logs.values_mut() {
             let unsynced = log.unsynced();
             let kept = if power_lost { ctx.random.usize(0..=unsynced) } else { 0 };
@@ -179,6 +188,9 @@ impl Node {
             self.tick_copy(ctx, partition);
         }
         self.tick_group(ctx);
+        self.tick_lanes(ctx);
+        self.tick_turns(ctx);
+        self.tick_carriers(ctx);
         self.begin_sync(ctx);
     }
 
@@ -210,8 +222,10 @@ impl Node {
 
     /// Retention, in small: the leader drops its oldest entries now and then.
     fn maybe_trim(&mut self, ctx: &mut Ctx, partition: PartitionId) {
-        // The group is rebuilt from its whole log: there is no snapshot of it here.
-        if ctx.healed || partition == GROUPS_PARTITION || !ctx.chance(6) {
+        // The group is rebuilt from its whole log: there is no snapshot of it here. Outboxes are
+        // trimmed by their distributors.
+        let outbox = ctx.lanes.iter().any(|lane| lane.to.is_some() && lane.home == partition);
+        if ctx.healed || partition == GROUPS_PARTITION || outbox || !ctx.chance(6) {
             return;
         }
         let Some(copy) = self.copies.get_mut(&partition) else { return };
@@ -223,6 +237,7 @@ impl Node {
         if start > leader.log_start() {
             leader.handle_log_start(start);
             log.trim(start);
+            ctx.checks.trimmed(partition, start);
         }
     }
 
@@ -257,7 +272,8 @@ impl Node {
         let copy = self.copies.entry(partition).or_insert_with(|| {
             let log = disk.log(partition);
             let held = Held::open(&log.view(), log.committed);
-            Copy { replica: Replica::new(me, held), links: BTreeMap::new() }
+            let progress = Progress::default();
+            Copy { replica: Replica::new(me, held), links: BTreeMap::new(), progress }
         });
         let newer = copy.replica.assignment().is_none_or(|a| a.leader_epoch < known.leader_epoch);
         if mutation == Mutation::TwoLeaders && newer && copy.replica.leader().is_some() {
@@ -278,7 +294,9 @@ impl Node {
             match effect {
                 Effect::Committed(reply) => self.acknowledge(ctx, partition, reply),
                 Effect::Unknown(reply) => {
-                    if reply.answer.is_none() {
+                    if let Some(own) = reply.own {
+                        self.handle_own(ctx, partition, own, false);
+                    } else if reply.answer.is_none() {
                         let (correlation, result) = (reply.correlation, Err(Refusal::NotLeader));
                         let message = Message::Produced { partition, correlation, result };
                         ctx.send(addr, reply.client, message);
@@ -287,6 +305,8 @@ impl Node {
                 Effect::ReadView => {
                     let view = self.disk.log(partition).view();
                     copy.links.clear();
+                    self.load_state(ctx, partition, &view);
+                    let Some(copy) = self.copies.get_mut(&partition) else { return };
                     todo.extend(copy.replica.handle_view(now, &view));
                     if let Some(leader) = copy.replica.leader() {
                         let (epoch, log) = (leader.epoch(), self.disk.log(partition));
@@ -322,6 +342,9 @@ impl Node {
                 ctx.checks.acked(ctx.now, lead, partition, &reply, insync.unwrap_or_default());
             }
         }
+        if let Some(own) = reply.own {
+            return self.handle_own(ctx, partition, own, true);
+        }
         if partition == GROUPS_PARTITION {
             return self.answer_group(ctx, reply);
         }
@@ -332,11 +355,13 @@ impl Node {
 
     /// Looks at what a change made: the committed end, and entries to push.
     pub(crate) fn after_change(&mut self, ctx: &mut Ctx, partition: PartitionId) {
+        self.publish(partition);
         let Some(copy) = self.copies.get_mut(&partition) else { return };
         let [_, committed, ..] = copy.replica.ends();
         let leads = copy.replica.leader().is_some();
         let log = self.disk.log(partition);
-        ctx.checks.committed((self.addr, self.run), partition, leads, committed, log);
+        let of = (partition, &ctx.lanes[..]);
+        ctx.checks.committed((self.addr, self.run), of, leads, committed, log);
         self.push(ctx, partition, false);
     }
 

@@ -15,7 +15,7 @@ use weir_core::partition::replica::Effect;
 use weir_core::partition::view::PartitionView;
 
 /// Most entries of one push or fetch.
-const ENTRIES_MAX: usize = 16;
+pub(crate) const ENTRIES_MAX: usize = 16;
 
 impl Node {
     /// A message arrived.
@@ -36,6 +36,13 @@ impl Node {
             Message::Group { correlation, ask } => {
                 self.handle_group(ctx, Some((from, correlation)), &ask);
             }
+            Message::Fetched { partition, at, fetched } => {
+                self.handle_input(ctx, (partition, at), &fetched);
+            }
+            Message::Part { correlation, lane, offset, part } => {
+                self.handle_part(ctx, (from, correlation), (lane, offset), part);
+            }
+            Message::Taken { correlation, next } => self.handle_taken(ctx, correlation, next),
             Message::RegisterAnew { incarnation } if self.incarnation == Some(incarnation) => {
                 self.crash(ctx, false);
                 ctx.after(MS, Event::Start { node: self.addr });
@@ -223,7 +230,7 @@ impl Node {
         };
         let copy = self.copies.get_mut(&partition).ok_or(Refusal::NotLeader)?;
         let leader = copy.replica.leader().ok_or(Refusal::NotLeader)?;
-        let reply = Reply { client, correlation, id, base, answer: None };
+        let reply = Reply { client, correlation, id, base, answer: None, own: None };
         Ok(leader.park(base.plus(batch.count), reply).map(Effect::Committed))
     }
 
