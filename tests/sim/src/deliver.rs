@@ -138,7 +138,8 @@ impl Node {
         let serial = ctx.fresh();
         let Some(turn) = self.works.turns.get_mut(&at) else { return true };
         turn.stage = Stage::Room { serial, fence, next };
-        if ctx.chance(50) {
+        let short = if ctx.mutation == Mutation::EarlyMark { 1_000 } else { 100 };
+        if ctx.chance(short) {
             let (node, run, (lane, to)) = (self.addr, self.run, at);
             let delay = ctx.between(MS, 300 * MS);
             ctx.after(delay, Event::Room { node, run, lane, to, serial });

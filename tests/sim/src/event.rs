@@ -30,6 +30,8 @@ pub enum Event {
     Synced { node: Addr, run: u64, era: u64, ends: Vec<(PartitionId, u64, Offset)> },
     /// A partition's log was cut, or dropped for an empty one.
     Cut { node: Addr, run: u64, era: u64, partition: PartitionId, cut: Cut },
+    /// A log says what it holds, to whoever is to lead.
+    View { node: Addr, run: u64, era: u64, partition: PartitionId },
     /// A node's failed disk was opened anew.
     Reopened { node: Addr, run: u64 },
     /// A module that a lane ran is done.

@@ -287,9 +287,8 @@ impl Node {
 
     /// Does what a replica's state machine asks for.
     pub fn perform(&mut self, ctx: &mut Ctx, partition: PartitionId, effects: Vec<Effect<Reply>>) {
-        let mut todo = std::collections::VecDeque::from(effects);
-        while let Some(effect) = todo.pop_front() {
-            let (now, addr) = (self.now(ctx), self.addr);
+        for effect in effects {
+            let addr = self.addr;
             let Some(copy) = self.copies.get_mut(&partition) else { return };
             match effect {
                 Effect::Committed(reply) => self.acknowledge(ctx, partition, reply),
@@ -303,19 +302,10 @@ impl Node {
                     }
                 }
                 Effect::ReadView => {
-                    let view = self.disk.log(partition).view();
-                    copy.links.clear();
-                    self.load_state(ctx, partition, &view);
-                    let Some(copy) = self.copies.get_mut(&partition) else { return };
-                    todo.extend(copy.replica.handle_view(now, &view));
-                    if let Some(leader) = copy.replica.leader() {
-                        let (epoch, log) = (leader.epoch(), self.disk.log(partition));
-                        let (start, end) = (log.base.log_end, log.end());
-                        ctx.say(|| {
-                            format!("node {addr} leads {partition} in {epoch}: {start}..{end}")
-                        });
-                        ctx.checks.led(addr, partition, epoch, log);
-                    }
+                    let slow = if self.disk.slow { 100 } else { 1 };
+                    let delay = ctx.between(100, 3 * MS) * slow;
+                    let (node, run, era) = (addr, self.run, self.disk.era);
+                    ctx.after(delay, Event::View { node, run, era, partition });
                 }
                 // Sent at the next tick.
                 Effect::Resign(_) => {}
@@ -329,6 +319,27 @@ impl Node {
             }
         }
         self.after_change(ctx, partition);
+    }
+
+    /// The log says what it holds: this node leads from here on, if it is still to.
+    pub fn handle_view(&mut self, ctx: &mut Ctx, era: u64, partition: PartitionId) {
+        let (now, addr) = (self.now(ctx), self.addr);
+        let role = self.copies.get(&partition).map(|copy| copy.replica.role());
+        if era != self.disk.era || !matches!(role, Some(Role::Waiting(_))) {
+            return;
+        }
+        let view = self.disk.log(partition).view();
+        self.load_state(ctx, partition, &view);
+        let Some(copy) = self.copies.get_mut(&partition) else { return };
+        copy.links.clear();
+        let effects = copy.replica.handle_view(now, &view);
+        if let Some(leader) = copy.replica.leader() {
+            let (epoch, log) = (leader.epoch(), self.disk.log(partition));
+            let (start, end) = (log.base.log_end, log.end());
+            ctx.say(|| format!("node {addr} leads {partition} in {epoch}: {start}..{end}"));
+            ctx.checks.led(addr, partition, epoch, log);
+        }
+        self.perform(ctx, partition, effects);
     }
 
     fn acknowledge(&mut self, ctx: &mut Ctx, partition: PartitionId, reply: Reply) {
