@@ -136,10 +136,10 @@ impl Node {
         (fence, next): (LeaderEpoch, Offset),
     ) -> bool {
         let serial = ctx.fresh();
+        let early = ctx.mutation == Mutation::EarlyMark && self.leads_settled(at.1).is_none();
         let Some(turn) = self.works.turns.get_mut(&at) else { return true };
         turn.stage = Stage::Room { serial, fence, next };
-        let short = if ctx.mutation == Mutation::EarlyMark { 1_000 } else { 100 };
-        if ctx.chance(short) {
+        if early || ctx.chance(100) {
             let (node, run, (lane, to)) = (self.addr, self.run, at);
             let delay = ctx.between(MS, 300 * MS);
             ctx.after(delay, Event::Room { node, run, lane, to, serial });

@@ -32,6 +32,8 @@ pub enum Event {
     Cut { node: Addr, run: u64, era: u64, partition: PartitionId, cut: Cut },
     /// A log says what it holds, to whoever is to lead.
     View { node: Addr, run: u64, era: u64, partition: PartitionId },
+    /// A leader's snapshot for a follower that begins anew may be ready.
+    Snapshot { node: Addr, run: u64, snapshot: Snapshot },
     /// A node's failed disk was opened anew.
     Reopened { node: Addr, run: u64 },
     /// A module that a lane ran is done.
@@ -82,9 +84,27 @@ impl Event {
             Event::Deliver { from, to, message: Message::Heartbeat { node, incarnation } } => {
                 write!(out, "{at} heartbeat {from} {to} {node} {incarnation}")
             }
+            Event::Snapshot { node, snapshot: Snapshot { partition, to, .. }, .. } => {
+                write!(out, "{at} snapshot {node} {partition} {to}")
+            }
             other => write!(out, "{at} {other:?}"),
         }
     }
+}
+
+/// A snapshot on its way to a follower.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// For whom.
+    pub to: NodeId,
+    /// The answer that it belongs to.
+    pub answer: FollowAnswer,
+    /// What the log said, once it was asked.
+    pub view: Option<Box<PartitionView>>,
+    /// Until when that may become committed.
+    pub until: u64,
 }
 
 /// How a log is cut.

@@ -33,6 +33,8 @@ pub enum Mutation {
     ForgetMarks,
     /// A destination's mark counts before the node that is to lead has read its log.
     EarlyMark,
+    /// Snapshots hold what is not committed yet.
+    EarlySnapshot,
     /// A distributor does not wait for one part before it sends the next one there.
     Overtaking,
     /// One node never hears of its leader again.

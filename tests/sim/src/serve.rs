@@ -2,10 +2,10 @@
 
 use crate::ctx::Ctx;
 use crate::disk::Entry;
-use crate::event::{Addr, Cut, Event, Fetched, Message, Refusal};
+use crate::event::{Addr, Cut, Event, Fetched, Message, Refusal, Snapshot};
 use crate::mutation::Mutation;
 use crate::node::{Link, Node, RETRY, Reply};
-use crate::queue::MS;
+use crate::queue::{MS, Micros};
 use weir_core::ids::{NodeId, Offset, PartitionId};
 use weir_core::partition::follower::{Accept, Step};
 use weir_core::partition::leader::{Append, AppendError};
@@ -16,6 +16,10 @@ use weir_core::partition::view::PartitionView;
 
 /// Most entries of one push or fetch.
 pub(crate) const ENTRIES_MAX: usize = 16;
+
+/// How long what is on the leader's disk may take to be committed, before a snapshot leaves it out.
+/// Less than followers wait for an answer.
+const COMMIT_PATIENCE: Micros = 40 * MS;
 
 impl Node {
     /// A message arrived.
@@ -56,7 +60,6 @@ impl Node {
         let Some(leader) = copy.replica.leader() else { return };
         let Ok(answer) = leader.handle_follow(follow) else { return };
         let to = follow.node;
-        let mut snapshot = None;
         match answer.verdict {
             Verdict::Agreed => {
                 let seen = (follow.log_end, ctx.now);
@@ -65,10 +68,48 @@ impl Node {
             Verdict::Truncate { .. } => drop(copy.links.remove(&to)),
             Verdict::Reset { .. } => {
                 copy.links.remove(&to);
-                snapshot = Some(Box::new(self.disk.log(partition).base.clone()));
+                let until = ctx.now + COMMIT_PATIENCE;
+                let snapshot = Snapshot { partition, to, answer, view: None, until };
+                return self.poll_snapshot(ctx, snapshot);
             }
         }
-        ctx.send(self.addr, to.0, Message::Answer(partition, answer, snapshot));
+        ctx.send(self.addr, to.0, Message::Answer(partition, answer, None));
+        self.after_change(ctx, partition);
+    }
+
+    /// The log is asked later what it holds.
+    fn poll_snapshot(&self, ctx: &mut Ctx, snapshot: Snapshot) {
+        let (node, run) = (self.addr, self.run);
+        let delay = ctx.between(100, 3 * MS);
+        ctx.after(delay, Event::Snapshot { node, run, snapshot });
+    }
+
+    /// Stands for `node/crates/broker/src/partition/snapshot.rs`: what the log holds, once that is
+    /// committed; or after a while what it held where what is committed ends.
+    pub(crate) fn handle_snapshot(&mut self, ctx: &mut Ctx, mut snapshot: Snapshot) {
+        let partition = snapshot.partition;
+        let Some(copy) = self.copies.get_mut(&partition) else { return };
+        let epoch = copy.replica.leader().map(|leader| leader.epoch());
+        let [log_start, committed, ..] = copy.replica.ends();
+        // The leadership has ended: the follower asks again.
+        if epoch != Some(snapshot.answer.epoch) {
+            return;
+        }
+        let log = self.disk.log(partition);
+        let view = match snapshot.view.take() {
+            None => Box::new(log.view()),
+            Some(view) if view.log_end <= committed => view,
+            Some(_) if ctx.now >= snapshot.until && committed >= log_start => {
+                Box::new(log.view_at(committed))
+            }
+            Some(view) => view,
+        };
+        if view.log_end > committed && ctx.mutation != Mutation::EarlySnapshot {
+            snapshot.view = Some(view);
+            return self.poll_snapshot(ctx, snapshot);
+        }
+        let Snapshot { to, answer, .. } = snapshot;
+        ctx.send(self.addr, to.0, Message::Answer(partition, answer, Some(view)));
         self.after_change(ctx, partition);
     }
 
@@ -87,6 +128,8 @@ impl Node {
             Step::Truncate { end } => Cut::Truncate(end),
             Step::Reset { start, epochs } => {
                 let snapshot = snapshot.expect("a reset comes with one");
+                ctx.checks.coverage.snapshots += u64::from(!snapshot.state.is_empty());
+                ctx.checks.coverage.snapshots_ahead += u64::from(snapshot.log_end > start);
                 Cut::Reset { start, epochs, snapshot }
             }
             Step::Halt(why) => {

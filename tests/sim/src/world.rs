@@ -179,6 +179,7 @@ impl World {
             Event::Synced { node, run, .. }
             | Event::Cut { node, run, .. }
             | Event::View { node, run, .. }
+            | Event::Snapshot { node, run, .. }
             | Event::Ran { node, run, .. }
             | Event::Room { node, run, .. }
             | Event::Reopened { node, run } => self.at_node(node, run, event),
@@ -203,6 +204,7 @@ impl World {
             Event::Tick { .. } => node.handle_tick(ctx),
             Event::Synced { era, ends, .. } => node.handle_synced(ctx, era, ends),
             Event::Cut { era, partition, cut, .. } => node.handle_cut(ctx, era, partition, &cut),
+            Event::Snapshot { snapshot, .. } => node.handle_snapshot(ctx, snapshot),
             Event::View { era, partition, .. } => node.handle_view(ctx, era, partition),
             Event::Reopened { .. } => node.handle_reopened(ctx),
             Event::Ran { lane, serial, .. } => node.handle_ran(ctx, lane, serial),

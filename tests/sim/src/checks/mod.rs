@@ -56,7 +56,7 @@ pub struct Coverage {
     pub outbox_trims: u64,
     /// Logs that began anew with keyed state in the snapshot.
     pub snapshots: u64,
-    /// Of those, with a snapshot of a later end than the log began at.
+    /// Logs that began anew with a snapshot of a later end than they began at.
     pub snapshots_ahead: u64,
 }
 
@@ -169,6 +169,7 @@ impl Checks {
             self.logs_equal.committed(&mut self.violations, node, partition, entry);
             if leads {
                 self.sequences.committed(&mut self.violations, partition, entry);
+                self.dense.committed(&mut self.violations, partition, entry);
                 if let Some(change) = self.contents.get(&entry.id) {
                     self.positions.committed(&mut self.violations, entry.base, change);
                 }
