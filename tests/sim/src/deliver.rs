@@ -139,7 +139,7 @@ impl Node {
         let early = ctx.mutation == Mutation::EarlyMark && self.leads_settled(at.1).is_none();
         let Some(turn) = self.works.turns.get_mut(&at) else { return true };
         turn.stage = Stage::Room { serial, fence, next };
-        if early || ctx.chance(100) {
+        if early || (!ctx.healed && ctx.chance(100)) {
             let (node, run, (lane, to)) = (self.addr, self.run, at);
             let delay = ctx.between(MS, 300 * MS);
             ctx.after(delay, Event::Room { node, run, lane, to, serial });

@@ -249,9 +249,9 @@ pub fn stored_position(
     lane: weir_core::deploy::keys::Lane,
     changes: &[weir_core::entry::StateChange],
 ) -> Option<Offset> {
-    let mut positions = changes.iter().filter(|change| {
-        matches!(read(&change.key), Some((of, Meaning::Position)) if of == lane)
-    });
+    let mut positions = changes
+        .iter()
+        .filter(|change| matches!(read(&change.key), Some((of, Meaning::Position)) if of == lane));
     let value = positions.next_back()?.value.as_ref()?;
     read_position(value).map(|position| position.next)
 }

@@ -31,10 +31,11 @@ pub enum Mutation {
     LaneBack,
     /// Destinations of an outbox do not look at marks.
     ForgetMarks,
-    /// A destination's mark counts before the node that is to lead has read its log.
+    /// A destination's mark counts before the node that is to lead has read its log, which takes
+    /// long.
     EarlyMark,
-    /// Snapshots hold what is not committed yet.
-    EarlySnapshot,
+    /// A replica that begins anew gets no snapshot.
+    NoSnapshot,
     /// A distributor does not wait for one part before it sends the next one there.
     Overtaking,
     /// One node never hears of its leader again.

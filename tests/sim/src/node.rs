@@ -303,7 +303,8 @@ impl Node {
                 }
                 Effect::ReadView => {
                     let slow = if self.disk.slow { 100 } else { 1 };
-                    let delay = ctx.between(100, 3 * MS) * slow;
+                    let long = if ctx.mutation == Mutation::EarlyMark { 100 * MS } else { 0 };
+                    let delay = ctx.between(100, 3 * MS) * slow + long;
                     let (node, run, era) = (addr, self.run, self.disk.era);
                     ctx.after(delay, Event::View { node, run, era, partition });
                 }

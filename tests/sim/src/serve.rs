@@ -104,10 +104,12 @@ impl Node {
             }
             Some(view) => view,
         };
-        if view.log_end > committed && ctx.mutation != Mutation::EarlySnapshot {
+        if view.log_end > committed {
             snapshot.view = Some(view);
             return self.poll_snapshot(ctx, snapshot);
         }
+        let nothing = ctx.mutation == Mutation::NoSnapshot;
+        let view = if nothing { Box::default() } else { view };
         let Snapshot { to, answer, .. } = snapshot;
         ctx.send(self.addr, to.0, Message::Answer(partition, answer, Some(view)));
         self.after_change(ctx, partition);

@@ -1,6 +1,6 @@
 //! What is deployed, and what its module does: work that depends on nothing but the input and the
-//! state. Each record gives none to three outputs, which its content chooses, and moves one of a
-//! few chained counters; what it gives depends on that counter. So an output or a state that was
+//! state. Each record gives none to three outputs, which its content chooses, and moves one of
+//! some chained counters; what it gives depends on that counter. So an output or a state that was
 //! made from the wrong records, twice, or in another order is not what it should be.
 
 use crate::disk::Entry;
@@ -11,7 +11,7 @@ use weir_core::deploy::keys::Lane;
 use weir_core::ids::{Offset, PartitionId};
 
 /// How many counters there are.
-const COUNTERS: u64 = 4;
+const COUNTERS: u64 = 64;
 
 /// A lane of a deployment, and where it works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,18 +114,15 @@ pub struct Ran {
 }
 
 /// Runs the module over input entries, on top of what `stored` says of its state.
-pub fn run(
-    deployed: &Deployed,
-    input: &[Entry],
-    stored: impl Fn(&Bytes) -> Option<Bytes>,
-) -> Ran {
+pub fn run(deployed: &Deployed, input: &[Entry], stored: impl Fn(&Bytes) -> Option<Bytes>) -> Ran {
     let mut ran = Ran::default();
     let records = input.iter().flat_map(|entry| (0..entry.count).map(|n| (entry.id, n)));
     for (id, n) in records {
         let record = mix(id ^ (u64::from(n) << 40));
         let key = Bytes::from(format!("counter-{}", record % COUNTERS));
         let before = ran.state.get(&key).cloned().or_else(|| stored(&key));
-        let before = before.and_then(|bytes| bytes[..].try_into().ok()).map_or(0, u64::from_le_bytes);
+        let before =
+            before.and_then(|bytes| bytes[..].try_into().ok()).map_or(0, u64::from_le_bytes);
         let after = mix(before ^ record);
         ran.state.insert(key, Bytes::copy_from_slice(&after.to_le_bytes()));
         for output in 0..(record >> 8) % 4 {

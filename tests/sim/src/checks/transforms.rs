@@ -184,8 +184,9 @@ impl Transforms {
 }
 
 fn keys_position(view: &PartitionView, lane: Lane) -> Option<Offset> {
-    let mut positions = view.state.iter().filter(|(key, _)| {
-        matches!(keys::read(key), Some((of, Meaning::Position)) if of == lane)
-    });
+    let mut positions = view
+        .state
+        .iter()
+        .filter(|(key, _)| matches!(keys::read(key), Some((of, Meaning::Position)) if of == lane));
     positions.next().and_then(|(_, value)| keys::read_position(value)).map(|known| known.next)
 }
