@@ -114,12 +114,6 @@ impl Node {
         if ctx.mutation == Mutation::ForgetMarks {
             mark = Offset::ZERO;
         }
-        if ctx.mutation == Mutation::EarlyMark && leads.is_none() {
-            // Of a node that is to lead and has not read its log yet.
-            let known = self.copies.get(&to).and_then(|copy| copy.replica.assignment());
-            let epoch = known.map(|known| known.leader_epoch).unwrap_or_default();
-            return arrive(offset, mark, Some(epoch), Some(epoch));
-        }
         arrive(offset, mark, leads, leads)
     }
 
@@ -136,10 +130,9 @@ impl Node {
         (fence, next): (LeaderEpoch, Offset),
     ) -> bool {
         let serial = ctx.fresh();
-        let early = ctx.mutation == Mutation::EarlyMark && self.leads_settled(at.1).is_none();
         let Some(turn) = self.works.turns.get_mut(&at) else { return true };
         turn.stage = Stage::Room { serial, fence, next };
-        if early || (!ctx.healed && ctx.chance(100)) {
+        if !ctx.healed && ctx.chance(100) {
             let (node, run, (lane, to)) = (self.addr, self.run, at);
             let delay = ctx.between(MS, 300 * MS);
             ctx.after(delay, Event::Room { node, run, lane, to, serial });

@@ -11,6 +11,7 @@ use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::messages::{EpochStart, Follow, FollowAnswer, Push, Report};
 use weir_core::partition::producers::ProducerBatch;
 use weir_core::partition::view::PartitionView;
+use weir_core::wire::{ErrorCode, Outcome};
 
 /// Who sends and receives: a node's number, or that of a client, from [`CLIENTS`] on.
 pub type Addr = u32;
@@ -149,10 +150,21 @@ pub enum Message {
     Push(PartitionId, Push, Vec<Entry>),
     /// Follower to leader.
     Report(PartitionId, Report),
-    /// Client to leader.
-    Produce { partition: PartitionId, correlation: u64, batch: ProducerBatch, id: u64 },
+    /// Client to leader: the connection, and the frame's number on its stream to that node.
+    Produce {
+        partition: PartitionId,
+        stream: (u64, u64),
+        correlation: u64,
+        batch: ProducerBatch,
+        id: u64,
+    },
     /// Leader to client.
-    Produced { partition: PartitionId, correlation: u64, result: Result<Offset, Refusal> },
+    Produced {
+        partition: PartitionId,
+        connection: u64,
+        correlation: u64,
+        result: Result<Offset, Refusal>,
+    },
     /// Client to a replica.
     Fetch { partition: PartitionId, at: Offset },
     /// Distributor to the leader of a destination.
@@ -184,11 +196,9 @@ pub struct Fetched {
 
 /// Why a batch was not stored, or not known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Ask another node.
-    NotLeader,
-    /// Try again.
-    Retry,
-    /// It does not follow what the leader has: send again from the oldest open one.
-    Gap,
+pub struct Refusal {
+    /// As the broker says it.
+    pub code: ErrorCode,
+    /// Whether it is stored all the same.
+    pub outcome: Outcome,
 }

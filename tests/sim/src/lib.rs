@@ -1,8 +1,8 @@
 //! A deterministic simulator of a Weir cluster: the pure state machines of `weir-core` (replicas,
-//! leaders, followers, metadata, groups) in virtual time, on a modelled network, disks and
+//! leaders, followers, metadata, groups) and of the SDK's producer, and transforms, in virtual time, on a modelled network, disks and
 //! controllers, all of which fail in every way that a seed can think of.
 //!
-//! Everything that is not decided by the core is in here: when messages arrive, what a crash leaves
+//! Everything that is not decided by these is in here: when messages arrive, what a crash leaves
 //! on a disk, which controller leads. All chance comes from one seeded generator, time is a number,
 //! and maps are ordered, so a seed always gives the same run; the trace's hash shows it.
 //!
@@ -33,6 +33,7 @@ pub mod own;
 pub mod producer;
 pub mod queue;
 pub mod serve;
+pub mod stream;
 pub mod transform;
 pub mod world;
 

@@ -21,6 +21,8 @@ pub enum Mutation {
     EagerWatermark,
     /// Leaders do not look at producers' numbers.
     ForgetSequences,
+    /// A leader refuses batches for their numbers before it is certain that it leads.
+    StaleRefusal,
     /// The coordinator tells members of others' partitions.
     TwoOwners,
     /// What is stored as a position is sometimes lower than what was committed.
@@ -31,9 +33,6 @@ pub enum Mutation {
     LaneBack,
     /// Destinations of an outbox do not look at marks.
     ForgetMarks,
-    /// A destination's mark counts before the node that is to lead has read its log, which takes
-    /// long.
-    EarlyMark,
     /// A replica that begins anew gets no snapshot.
     NoSnapshot,
     /// A distributor does not wait for one part before it sends the next one there.

@@ -8,6 +8,7 @@ use crate::event::{Addr, Cut, Event, Message, Refusal};
 use crate::mutation::Mutation;
 use crate::own::{Own, Progress, Works};
 use crate::queue::{MS, Micros};
+use crate::stream::Streams;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use weir_core::cluster::{Cluster, ClusterAsk};
@@ -17,6 +18,7 @@ use weir_core::partition::assignment::{Assignment, Lead};
 use weir_core::partition::follower::Held;
 use weir_core::partition::insync::Lag;
 use weir_core::partition::replica::{Effect, Replica, Role};
+use weir_core::wire::{ErrorCode, Outcome};
 
 /// How often a node looks at its timers.
 const TICK: Micros = 20 * MS;
@@ -50,6 +52,8 @@ pub struct Node {
     pub(crate) coordinator: Option<Coordinator>,
     /// Lanes, distributors, and what it knows of keyed state.
     pub(crate) works: Works,
+    /// What producers send.
+    pub(crate) streams: Streams,
     /// Its monotonic clock began at some other zero.
     monotonic_zero: Micros,
     /// Its wall clock is off by so much, and jumps.
@@ -79,10 +83,14 @@ pub struct Reply {
     pub client: Addr,
     /// For which request.
     pub correlation: u64,
+    /// Of which connection, and which frame there, if it was a producer's batch.
+    pub stream: (u64, u64),
     /// What was stored, and where.
     pub id: u64,
     /// Its first offset.
     pub base: Offset,
+    /// With what it is to be refused, once that is certain.
+    pub refusal: Option<ErrorCode>,
     /// What a coordinator answers, if it was not a producer's batch.
     pub answer: Option<GroupAnswer>,
     /// What made the entry, if it is the node's own.
@@ -105,6 +113,7 @@ impl Node {
             copies: BTreeMap::new(),
             coordinator: None,
             works: Works::default(),
+            streams: Streams::default(),
             monotonic_zero: 0,
             wall_offset_ms: 0,
         }
@@ -143,6 +152,7 @@ impl Node {
         self.copies.clear();
         self.coordinator = None;
         self.works = Works::default();
+        self.streams = Streams::default();
         self.monotonic_zero = ctx.random.u64(0..1_000_000_000);
         self.disk.syncing = false;
         self.disk.era += 1;
@@ -158,6 +168,7 @@ impl Node {
         self.incarnation = None;
         self.copies.clear();
         self.works = Works::default();
+        self.streams = Streams::default();
         for log in self.disk.logs.values_mut() {
             let unsynced = log.unsynced();
             let kept = if power_lost { ctx.random.usize(0..=unsynced) } else { 0 };
@@ -296,15 +307,19 @@ impl Node {
                     if let Some(own) = reply.own {
                         self.handle_own(ctx, partition, own, false);
                     } else if reply.answer.is_none() {
-                        let (correlation, result) = (reply.correlation, Err(Refusal::NotLeader));
-                        let message = Message::Produced { partition, correlation, result };
-                        ctx.send(addr, reply.client, message);
+                        let outcome = match reply.refusal {
+                            Some(_) => Outcome::No,
+                            None => Outcome::Unknown,
+                        };
+                        let code = ErrorCode::NotLeader;
+                        let result = Err(Refusal { code, outcome });
+                        let to = (reply.client, reply.stream, reply.correlation);
+                        self.answer_produced(ctx, partition, to, result);
                     }
                 }
                 Effect::ReadView => {
                     let slow = if self.disk.slow { 100 } else { 1 };
-                    let long = if ctx.mutation == Mutation::EarlyMark { 100 * MS } else { 0 };
-                    let delay = ctx.between(100, 3 * MS) * slow + long;
+                    let delay = ctx.between(100, 3 * MS) * slow;
                     let (node, run, era) = (addr, self.run, self.disk.era);
                     ctx.after(delay, Event::View { node, run, era, partition });
                 }
@@ -360,9 +375,9 @@ impl Node {
         if partition == GROUPS_PARTITION {
             return self.answer_group(ctx, reply);
         }
-        let (correlation, result) = (reply.correlation, Ok(reply.base));
-        let message = Message::Produced { partition, correlation, result };
-        ctx.send(self.addr, reply.client, message);
+        let to = (reply.client, reply.stream, reply.correlation);
+        let result = reply.refusal.map_or(Ok(reply.base), |code| Err(Refusal::no(code)));
+        self.answer_produced(ctx, partition, to, result);
     }
 
     /// Looks at what a change made: the committed end, and entries to push.

@@ -157,7 +157,16 @@ impl Node {
         let id = ctx.fresh();
         ctx.checks.made.insert(id, content);
         let state = own.changes.clone();
-        let reply = Reply { client: addr, correlation: 0, id, base, answer: None, own: Some(own) };
+        let reply = Reply {
+            client: addr,
+            correlation: 0,
+            stream: (0, 0),
+            refusal: None,
+            id,
+            base,
+            answer: None,
+            own: Some(own),
+        };
         // Nothing is committed before it is written: so it waits.
         let ready = leader.park(base.plus(count), reply);
         self.write(ctx, partition, Entry { base, count, epoch, time, producer: None, id, state });

@@ -13,6 +13,7 @@ use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report, Verdict
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
 use weir_core::partition::replica::Effect;
 use weir_core::partition::view::PartitionView;
+use weir_core::wire::ErrorCode;
 
 /// Most entries of one push or fetch.
 pub(crate) const ENTRIES_MAX: usize = 16;
@@ -33,9 +34,7 @@ impl Node {
                 self.handle_push(ctx, from, (partition, push), entries);
             }
             Message::Report(partition, report) => self.handle_report(ctx, partition, &report),
-            Message::Produce { partition, correlation, batch, id } => {
-                self.handle_produce(ctx, (from, correlation), partition, (batch, id));
-            }
+            Message::Produce { stream, .. } => self.handle_frame(ctx, from, stream, message),
             Message::Fetch { partition, at } => self.handle_fetch(ctx, from, partition, at),
             Message::Group { correlation, ask } => {
                 self.handle_group(ctx, Some((from, correlation)), &ask);
@@ -163,6 +162,11 @@ impl Node {
                 link.next = durable;
                 link.seen.1 = ctx.now;
             }
+            if link.next < leader.log_start() {
+                // There is nothing to read for it any more: its stream ends, and it asks again.
+                links.remove(&to);
+                continue;
+            }
             let entries = log.read(link.next, log.end(), ENTRIES_MAX);
             if let Some(last) = entries.last() {
                 link.next = last.end();
@@ -222,20 +226,18 @@ impl Node {
         self.perform(ctx, partition, effects);
     }
 
-    fn handle_produce(
+    pub(crate) fn handle_produce(
         &mut self,
         ctx: &mut Ctx,
-        (client, correlation): (Addr, u64),
+        from: (Addr, (u64, u64), u64),
         partition: PartitionId,
         (batch, id): (ProducerBatch, u64),
     ) {
-        match self.append(ctx, (client, correlation), partition, (batch, id)) {
+        match self.append(ctx, from, partition, (batch, id)) {
             Ok(None) => {}
             Ok(Some(effect)) => self.perform(ctx, partition, vec![effect]),
             Err(refusal) => {
-                let result = Err(refusal);
-                let message = Message::Produced { partition, correlation, result };
-                ctx.send(self.addr, client, message);
+                self.answer_produced(ctx, partition, from, Err(refusal));
             }
         }
         self.after_change(ctx, partition);
@@ -244,39 +246,53 @@ impl Node {
     fn append(
         &mut self,
         ctx: &mut Ctx,
-        (client, correlation): (Addr, u64),
+        (client, stream, correlation): (Addr, (u64, u64), u64),
         partition: PartitionId,
         (batch, id): (ProducerBatch, u64),
     ) -> Result<Option<Effect<Reply>>, Refusal> {
         let wall = self.wall(ctx);
-        let copy = self.copies.get_mut(&partition).ok_or(Refusal::NotLeader)?;
-        let leader = copy.replica.leader().ok_or(Refusal::NotLeader)?;
+        let elsewhere = Refusal::no(ErrorCode::NotLeader);
+        let copy = self.copies.get_mut(&partition).ok_or(elsewhere)?;
+        let leader = copy.replica.leader().ok_or(elsewhere)?;
         let producer = Some(batch).filter(|_| ctx.mutation != Mutation::ForgetSequences);
         let decided = match leader.decide_append(wall, producer.as_ref()) {
             Ok(decided) => decided,
-            Err(AppendError::Sequence(SequenceError::Gap { .. })) => return Err(Refusal::Gap),
             Err(AppendError::Sequence(error)) => {
                 ctx.checks.sequence_refused(partition, &batch, error);
-                return Err(Refusal::Gap);
+                return Err(Refusal::no(code_of(error)));
             }
-            Err(_) => return Err(Refusal::Retry),
+            Err(_) => return Err(Refusal::no(ErrorCode::NotEnoughInSync)),
         };
-        let base = match decided {
-            Append::Duplicate { base_offset } => base_offset,
-            Append::Write { .. } if self.disk.full => return Err(Refusal::Retry),
+        let (mut id, mut refusal) = (id, None);
+        let (base, end) = match decided {
+            Append::Duplicate { base_offset } => (base_offset, base_offset.plus(batch.count)),
+            _ if self.disk.full => return Err(Refusal::no(ErrorCode::DiskFull)),
+            Append::Doubt { error, .. } if ctx.mutation == Mutation::StaleRefusal => {
+                return Err(Refusal::no(code_of(error)));
+            }
+            Append::Doubt { error, base_offset: base, epoch, append_time: time } => {
+                ctx.checks.coverage.doubts += 1;
+                (id, refusal) = (ctx.fresh(), Some(code_of(error)));
+                let state = Vec::new();
+                let entry = Entry { base, count: 1, epoch, time, producer: None, id, state };
+                leader.handle_appended(time, 1, None);
+                self.write(ctx, partition, entry);
+                (base, base.plus(1))
+            }
             Append::Write { base_offset: base, epoch, append_time: time } => {
                 let count = batch.count;
                 let state = Vec::new();
                 let entry = Entry { base, count, epoch, time, producer: Some(batch), id, state };
                 leader.handle_appended(time, count, producer.as_ref());
                 self.write(ctx, partition, entry);
-                base
+                (base, base.plus(count))
             }
         };
-        let copy = self.copies.get_mut(&partition).ok_or(Refusal::NotLeader)?;
-        let leader = copy.replica.leader().ok_or(Refusal::NotLeader)?;
-        let reply = Reply { client, correlation, id, base, answer: None, own: None };
-        Ok(leader.park(base.plus(batch.count), reply).map(Effect::Committed))
+        let copy = self.copies.get_mut(&partition).ok_or(elsewhere)?;
+        let leader = copy.replica.leader().ok_or(elsewhere)?;
+        let reply =
+            Reply { client, correlation, stream, id, base, refusal, answer: None, own: None };
+        Ok(leader.park(end, reply).map(Effect::Committed))
     }
 
     fn handle_fetch(&mut self, ctx: &mut Ctx, to: Addr, partition: PartitionId, at: Offset) {
@@ -294,5 +310,16 @@ impl Node {
         let order = ctx.fresh();
         let fetched = Fetched { order, log_start, epoch, watermark, entries };
         ctx.send(self.addr, to, Message::Fetched { partition, at, fetched });
+    }
+}
+
+/// As the broker says it.
+fn code_of(error: SequenceError) -> ErrorCode {
+    match error {
+        SequenceError::Gap { .. } => ErrorCode::SequenceGap,
+        SequenceError::Forgotten { .. } => ErrorCode::SequenceForgotten,
+        SequenceError::Fenced { .. } => ErrorCode::ProducerFenced,
+        SequenceError::UnknownProducer => ErrorCode::UnknownProducer,
+        SequenceError::Malformed => ErrorCode::InvalidBatch,
     }
 }

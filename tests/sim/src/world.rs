@@ -238,10 +238,10 @@ impl World {
     fn deliver_to_client(&mut self, _from: Addr, to: Addr, message: Message) {
         let ctx = &mut self.ctx;
         match message {
-            Message::Produced { partition, correlation, result } => {
+            Message::Produced { partition, connection, correlation, result } => {
                 let producer = self.producers.iter_mut().find(|client| client.addr == to);
                 if let Some(producer) = producer {
-                    producer.handle_produced(ctx, partition, correlation, result);
+                    producer.handle_produced(ctx, (partition, connection), correlation, result);
                 }
             }
             Message::Fetched { partition, at, fetched } => {

@@ -6,9 +6,10 @@ use weir_sim::{Mutation, Outcome, checks, run};
 
 /// Runs seeds, and names the first that breaks an invariant. What must occur for the invariants to
 /// mean something did occur: acknowledgements, elections, logs that were cut or begun anew; entries
-/// of lanes, input read elsewhere, parts delivered, outboxes trimmed, snapshots with keyed state.
+/// of lanes, input read elsewhere, parts delivered, outboxes trimmed, snapshots with keyed state,
+/// batches that did not fit what their leader knew.
 fn hold(seeds: std::ops::Range<u64>) {
-    let mut occurred = [0; 9];
+    let mut occurred = [0; 10];
     for seed in seeds {
         let Outcome { violations, acknowledged, elections, cuts, coverage, .. } =
             run(seed, Mutation::None);
@@ -16,14 +17,14 @@ fn hold(seeds: std::ops::Range<u64>) {
             violations.is_empty(),
             "seed {seed}: {violations:#?}\ncargo run -p weir-sim -- --seeds 1 --from {seed}"
         );
-        let Coverage { runs, read_away, parts, outbox_trims, snapshots, .. } = coverage;
-        let of_lanes = [runs, read_away, parts, outbox_trims, snapshots];
-        let mut more = [acknowledged, elections, cuts.0, cuts.1, 0, 0, 0, 0, 0];
-        more[4..].copy_from_slice(&of_lanes);
+        let Coverage { runs, read_away, parts, outbox_trims, snapshots, doubts, .. } = coverage;
+        let of_clients = [runs, read_away, parts, outbox_trims, snapshots, doubts];
+        let mut more = [acknowledged, elections, cuts.0, cuts.1, 0, 0, 0, 0, 0, 0];
+        more[4..].copy_from_slice(&of_clients);
         occurred = std::array::from_fn(|n| occurred[n] + more[n]);
     }
-    let least = [15_000, 150, 20, 5, 1_000, 1_000, 1_000, 10, 3];
-    assert!((0..9).all(|n| occurred[n] >= least[n]), "{occurred:?}");
+    let least = [15_000, 150, 20, 5, 1_000, 1_000, 1_000, 10, 3, 10];
+    assert!((0..10).all(|n| occurred[n] >= least[n]), "{occurred:?}");
 }
 
 /// Goal: every invariant holds under every mix of faults; and something happened in those runs.
@@ -101,6 +102,13 @@ fn a_watermark_that_goes_back_is_seen() {
 #[test]
 fn doubled_sequences_are_seen() {
     is_seen(Mutation::ForgetSequences, checks::sequences::NAME);
+}
+
+/// Goal: a refusal by a node that leads no longer is seen: the producer begins anew, and what was
+/// stored is stored again.
+#[test]
+fn refusals_of_deposed_leaders_are_seen() {
+    is_seen(Mutation::StaleRefusal, checks::sequences::NAME);
 }
 
 /// Goal: two owners of a group's partition are seen.

@@ -23,6 +23,8 @@ use weir_core::cluster::Cluster;
 use weir_core::group::{Generation, GroupChange, MemberId, Slot};
 use weir_core::ids::{DiskId, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
+use weir_core::wire::Outcome;
+use weir_producer::DeliveryError;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,12 @@ pub struct Coverage {
     pub parts: u64,
     /// How often an outbox was trimmed.
     pub outbox_trims: u64,
+    /// Connections of producers that broke.
+    pub disconnects: u64,
+    /// Batches that did not fit, as far as their leader knew.
+    pub doubts: u64,
+    /// Batches that producers gave up.
+    pub given_up: u64,
     /// Logs that began anew with keyed state in the snapshot.
     pub snapshots: u64,
     /// Logs that began anew with a snapshot of a later end than they began at.
@@ -68,6 +76,9 @@ impl std::ops::AddAssign for Coverage {
         self.skipped += more.skipped;
         self.parts += more.parts;
         self.outbox_trims += more.outbox_trims;
+        self.disconnects += more.disconnects;
+        self.doubts += more.doubts;
+        self.given_up += more.given_up;
         self.snapshots += more.snapshots;
         self.snapshots_ahead += more.snapshots_ahead;
     }
@@ -148,6 +159,19 @@ impl Checks {
     /// A client was told that its batch is stored.
     pub fn confirmed(&mut self, partition: PartitionId, id: u64, base: Offset) {
         self.acked.confirmed(&mut self.violations, partition, id, base);
+    }
+
+    /// A producer gives a batch up.
+    pub fn gave_up(&mut self, partition: PartitionId, id: u64, error: &DeliveryError) {
+        self.coverage.given_up += 1;
+        if error.outcome() == Outcome::No {
+            self.sequences.denied(&mut self.violations, partition, id);
+        }
+    }
+
+    /// A producer says once more what became of a batch.
+    pub fn resolved_twice(&mut self, id: u64) {
+        self.fail(sequences::NAME, format!("{id} was resolved twice"));
     }
 
     /// A replica takes everything below `end` for committed.
@@ -252,8 +276,10 @@ impl Checks {
     ) {
         let new = !self.sequences.knows(partition, batch.id);
         match error {
-            SequenceError::Forgotten { .. } => return,
+            SequenceError::Gap { .. } | SequenceError::Forgotten { .. } => return,
             SequenceError::UnknownProducer if new => return,
+            // Of a connection that was lost before the producer began anew.
+            SequenceError::Fenced { .. } => return,
             _ => {}
         }
         self.fail(sequences::NAME, format!("{partition}: {batch:?} refused: {error}"));
