@@ -2,8 +2,8 @@
 //! it when a node says no, says nothing, or is gone. Pure: no clock, no I/O; time and a seed are
 //! arguments.
 //!
-//! It is a crate of its own so that it has two drivers: the client SDK, over QUIC, and the simulator
-//! of clusters, over a network that fails in every way that a seed can think of.
+//! It is a crate of its own so that it has two drivers: the client SDK, over QUIC, and the
+//! simulator of clusters, over a network that fails in every way that a seed can think of.
 //!
 //! [`Machine`] has all partitions of a producer; its module's text has the states of a batch.
 

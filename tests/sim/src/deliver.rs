@@ -178,7 +178,7 @@ impl Node {
         if serial == done {
             ctx.checks.coverage.parts += u64::from(committed);
             self.end_turn(ctx, at, committed.then_some(next));
-            // The next part's turn is at the next look: this may be in the midst of others' replies.
+            // The next part's turn is a moment later: this may be in the midst of others' replies.
             let (node, run, (lane, to)) = (self.addr, self.run, at);
             ctx.after(0, Event::Room { node, run, lane, to, serial: 0 });
         }

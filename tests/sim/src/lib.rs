@@ -1,6 +1,7 @@
 //! A deterministic simulator of a Weir cluster: the pure state machines of `weir-core` (replicas,
-//! leaders, followers, metadata, groups) and of the SDK's producer, and transforms, in virtual time, on a modelled network, disks and
-//! controllers, all of which fail in every way that a seed can think of.
+//! leaders, followers, metadata, groups) and of the SDK's producer, and transforms, in virtual
+//! time, on a modelled network, disks and controllers, all of which fail in every way that a seed
+//! can think of.
 //!
 //! Everything that is not decided by these is in here: when messages arrive, what a crash leaves
 //! on a disk, which controller leads. All chance comes from one seeded generator, time is a number,

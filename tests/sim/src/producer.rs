@@ -1,6 +1,7 @@
-//! An idempotent producer: the SDK's own machine ([`weir_producer::Machine`]), with what lies around
-//! it. A connection is a stream of frames to each node: in order, each once, sent again until it is
-//! answered, until the connection breaks. What was sent on one that broke may arrive all the same.
+//! An idempotent producer: the SDK's own machine ([`weir_producer::Machine`]), with what lies
+//! around it. A connection is a stream of frames to each node: in order, each once, sent again
+//! until it is answered or the connection breaks. What was sent on one that broke may arrive all
+//! the same.
 
 use crate::ctx::{Ctx, duration};
 use crate::event::{Addr, Event, Message, Refusal};

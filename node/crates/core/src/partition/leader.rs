@@ -260,7 +260,8 @@ impl<R> Leader<R> {
         })
     }
 
-    /// The log took an entry of `count` offsets (at least 1) that [`Leader::decide_append`] allowed.
+    /// The log took an entry of `count` offsets, at least 1, that [`Leader::decide_append`]
+    /// allowed.
     pub fn handle_appended(
         &mut self,
         append_time: TimestampMs,
