@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use weir_core::wire::message::{HelloReply, Request, Response, TopicInfo};
 use weir_core::wire::{FrameKind, Outcome};
+use weir_producer::Backoff;
 use weir_transport::{ClientProfile, CloseReason, FrameError, control};
 
 use crate::admin::Admin;
-use crate::backoff::Backoff;
 use crate::config::ClientConfig;
 use crate::consumer::ConsumerBuilder;
 use crate::error::{ConnectError, RequestError};

@@ -103,7 +103,6 @@
 //! followed by QUIC; nothing is lost or reordered.
 
 mod admin;
-mod backoff;
 mod client;
 mod config;
 mod consumer;

@@ -11,12 +11,12 @@ use tokio::time::{Instant, sleep, timeout};
 use weir_core::limits::CONTROL_BYTES_MAX;
 use weir_core::wire::message::{Hello, HelloReply};
 use weir_core::wire::{FrameKind, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, WireError};
+use weir_producer::Backoff;
 use weir_transport::control::{self, DecodeError, EncodeError};
 use weir_transport::{
     ClientEndpoint, ClientProfile, CloseReason, Connection, ConnectionLost, FrameError, FrameReader,
 };
 
-use crate::backoff::Backoff;
 use crate::client::lock;
 use crate::config::ClientConfig;
 use crate::error::ConnectError;

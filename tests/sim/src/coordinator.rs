@@ -158,7 +158,10 @@ impl Node {
         let (id, base) = place.unwrap_or((0, Offset::ZERO));
         let effects = match from {
             Some((client, correlation)) => {
-                let reply = Reply { client, correlation, id, base, answer };
+                let stream = (0, 0);
+                let refusal = None;
+                let reply =
+                    Reply { client, correlation, stream, refusal, id, base, answer, own: None };
                 leader.park(end, reply).map(Effect::Committed).into_iter().collect()
             }
             None => Vec::new(),

@@ -5,6 +5,7 @@ use crate::event::{Addr, Event, Message};
 use crate::mutation::Mutation;
 use crate::network::Network;
 use crate::queue::{Micros, Queue};
+use crate::transform::Deployed;
 use std::time::Duration;
 
 /// Time, chance, network, checkers.
@@ -25,6 +26,8 @@ pub struct Ctx {
     pub nodes: Vec<Addr>,
     /// Those that are controllers.
     pub voters: Vec<Addr>,
+    /// What is deployed.
+    pub lanes: Vec<Deployed>,
     /// Numbers for registrations, disks and contents: never given twice.
     last_number: u64,
     /// Whether faults are over.
@@ -47,6 +50,7 @@ impl Ctx {
             mutation,
             nodes,
             voters,
+            lanes: Vec::new(),
             last_number: 0,
             healed: false,
             quiet: false,

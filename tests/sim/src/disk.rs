@@ -73,8 +73,13 @@ impl Log {
 
     /// What the durable log says of itself.
     pub fn view(&self) -> PartitionView {
+        self.view_at(self.synced)
+    }
+
+    /// What it said where it ended at `end`, which is no further than it is durable.
+    pub fn view_at(&self, end: Offset) -> PartitionView {
         let mut view = self.base.clone();
-        for entry in self.entries.iter().take_while(|entry| entry.end() <= self.synced) {
+        for entry in self.entries.iter().take_while(|entry| entry.end() <= end) {
             view.apply(&entry.header(), &entry.state, entry.producer.as_ref())
                 .expect("what was handed to a log follows what was before it");
         }
@@ -111,12 +116,9 @@ impl Log {
             Cut::Truncate(end) => self.entries.retain(|entry| entry.end() <= *end),
             Cut::Reset { start, epochs, snapshot } => {
                 self.entries.clear();
-                self.base = PartitionView {
-                    log_start: *start,
-                    log_end: *start,
-                    epochs: epochs.clone(),
-                    ..(**snapshot).clone()
-                };
+                let PartitionView { state, producers, .. } = (**snapshot).clone();
+                self.base = PartitionView::begin(*start, epochs.clone(), state, producers)
+                    .expect("a leader's history ascends");
             }
         }
         self.synced = self.end();

@@ -2,13 +2,16 @@
 
 use crate::coordinator::GroupAnswer;
 use crate::disk::Entry;
+use crate::transform::Part;
 use std::fmt;
 use weir_core::cluster::ClusterAsk;
+use weir_core::deploy::keys::Lane;
 use weir_core::group::GroupAsk;
 use weir_core::ids::{Incarnation, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::messages::{EpochStart, Follow, FollowAnswer, Push, Report};
 use weir_core::partition::producers::ProducerBatch;
 use weir_core::partition::view::PartitionView;
+use weir_core::wire::{ErrorCode, Outcome};
 
 /// Who sends and receives: a node's number, or that of a client, from [`CLIENTS`] on.
 pub type Addr = u32;
@@ -28,8 +31,16 @@ pub enum Event {
     Synced { node: Addr, run: u64, era: u64, ends: Vec<(PartitionId, u64, Offset)> },
     /// A partition's log was cut, or dropped for an empty one.
     Cut { node: Addr, run: u64, era: u64, partition: PartitionId, cut: Cut },
+    /// A log says what it holds, to whoever is to lead.
+    View { node: Addr, run: u64, era: u64, partition: PartitionId },
+    /// A leader's snapshot for a follower that begins anew may be ready.
+    Snapshot { node: Addr, run: u64, snapshot: Snapshot },
     /// A node's failed disk was opened anew.
     Reopened { node: Addr, run: u64 },
+    /// A module that a lane ran is done.
+    Ran { node: Addr, run: u64, lane: usize, serial: u64 },
+    /// A node has room for a part that was brought.
+    Room { node: Addr, run: u64, lane: Lane, to: PartitionId, serial: u64 },
     /// A node starts.
     Start { node: Addr },
     /// The controllers look at their timers.
@@ -74,9 +85,27 @@ impl Event {
             Event::Deliver { from, to, message: Message::Heartbeat { node, incarnation } } => {
                 write!(out, "{at} heartbeat {from} {to} {node} {incarnation}")
             }
+            Event::Snapshot { node, snapshot: Snapshot { partition, to, .. }, .. } => {
+                write!(out, "{at} snapshot {node} {partition} {to}")
+            }
             other => write!(out, "{at} {other:?}"),
         }
     }
+}
+
+/// A snapshot on its way to a follower.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// For whom.
+    pub to: NodeId,
+    /// The answer that it belongs to.
+    pub answer: FollowAnswer,
+    /// What the log said, once it was asked.
+    pub view: Option<Box<PartitionView>>,
+    /// Until when that may become committed.
+    pub until: u64,
 }
 
 /// How a log is cut.
@@ -121,12 +150,27 @@ pub enum Message {
     Push(PartitionId, Push, Vec<Entry>),
     /// Follower to leader.
     Report(PartitionId, Report),
-    /// Client to leader.
-    Produce { partition: PartitionId, correlation: u64, batch: ProducerBatch, id: u64 },
+    /// Client to leader: the connection, and the frame's number on its stream to that node.
+    Produce {
+        partition: PartitionId,
+        stream: (u64, u64),
+        correlation: u64,
+        batch: ProducerBatch,
+        id: u64,
+    },
     /// Leader to client.
-    Produced { partition: PartitionId, correlation: u64, result: Result<Offset, Refusal> },
+    Produced {
+        partition: PartitionId,
+        connection: u64,
+        correlation: u64,
+        result: Result<Offset, Refusal>,
+    },
     /// Client to a replica.
     Fetch { partition: PartitionId, at: Offset },
+    /// Distributor to the leader of a destination.
+    Part { correlation: u64, lane: Lane, offset: Offset, part: Part },
+    /// The answer: the mark, or not now.
+    Taken { correlation: u64, next: Option<Offset> },
     /// Member to coordinator.
     Group { correlation: u64, ask: GroupAsk },
     /// Coordinator to member.
@@ -152,11 +196,9 @@ pub struct Fetched {
 
 /// Why a batch was not stored, or not known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Ask another node.
-    NotLeader,
-    /// Try again.
-    Retry,
-    /// It does not follow what the leader has: send again from the oldest open one.
-    Gap,
+pub struct Refusal {
+    /// As the broker says it.
+    pub code: ErrorCode,
+    /// Whether it is stored all the same.
+    pub outcome: Outcome,
 }

@@ -3,6 +3,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use weir_sim::checks::Coverage;
 use weir_sim::{Mutation, World};
 
 /// Runs seeds, and prints those that break an invariant.
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let count = args.seeds.unwrap_or(if budget.is_some() { u64::MAX } else { 100 });
     let (mut ran, mut failed, mut acknowledged, mut elections) = (0, 0, 0, 0);
     let mut cuts = (0, 0);
+    let mut coverage = Coverage::default();
     for seed in (args.from..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
         if budget.is_some_and(|budget| began.elapsed() > budget) || failed >= args.failures {
             break;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         acknowledged += outcome.acknowledged;
         elections += outcome.elections;
         cuts = (cuts.0 + outcome.cuts.0, cuts.1 + outcome.cuts.1);
+        coverage += outcome.coverage;
         if outcome.violations.is_empty() {
             continue;
         }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
          {elections} elections, {} logs cut, {} begun anew",
         args.from, cuts.0, cuts.1
     );
+    println!("{coverage:?}");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

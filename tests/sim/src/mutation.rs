@@ -21,10 +21,22 @@ pub enum Mutation {
     EagerWatermark,
     /// Leaders do not look at producers' numbers.
     ForgetSequences,
+    /// A leader refuses batches for their numbers before it is certain that it leads.
+    StaleRefusal,
     /// The coordinator tells members of others' partitions.
     TwoOwners,
     /// What is stored as a position is sometimes lower than what was committed.
     PositionBack,
+    /// A node that comes to lead a lane's home keeps what it knew of the state.
+    StaleState,
+    /// What is stored as a lane's position is sometimes lower than what was read.
+    LaneBack,
+    /// Destinations of an outbox do not look at marks.
+    ForgetMarks,
+    /// A replica that begins anew gets no snapshot.
+    NoSnapshot,
+    /// A distributor does not wait for one part before it sends the next one there.
+    Overtaking,
     /// One node never hears of its leader again.
     DeafFollower,
 }

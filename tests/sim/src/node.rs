@@ -6,7 +6,9 @@ use crate::ctx::{Ctx, duration};
 use crate::disk::{Disk, Entry};
 use crate::event::{Addr, Cut, Event, Message, Refusal};
 use crate::mutation::Mutation;
+use crate::own::{Own, Progress, Works};
 use crate::queue::{MS, Micros};
+use crate::stream::Streams;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use weir_core::cluster::{Cluster, ClusterAsk};
@@ -16,6 +18,7 @@ use weir_core::partition::assignment::{Assignment, Lead};
 use weir_core::partition::follower::Held;
 use weir_core::partition::insync::Lag;
 use weir_core::partition::replica::{Effect, Replica, Role};
+use weir_core::wire::{ErrorCode, Outcome};
 
 /// How often a node looks at its timers.
 const TICK: Micros = 20 * MS;
@@ -47,6 +50,10 @@ pub struct Node {
     pub copies: BTreeMap<PartitionId, Copy>,
     /// The group, while it leads the groups partition.
     pub(crate) coordinator: Option<Coordinator>,
+    /// Lanes, distributors, and what it knows of keyed state.
+    pub(crate) works: Works,
+    /// What producers send.
+    pub(crate) streams: Streams,
     /// Its monotonic clock began at some other zero.
     monotonic_zero: Micros,
     /// Its wall clock is off by so much, and jumps.
@@ -58,6 +65,7 @@ pub struct Copy {
     /// The state machine.
     pub replica: Replica<Reply>,
     pub(crate) links: BTreeMap<NodeId, Link>,
+    pub(crate) progress: Progress,
 }
 
 /// What was pushed to a follower.
@@ -75,12 +83,18 @@ pub struct Reply {
     pub client: Addr,
     /// For which request.
     pub correlation: u64,
+    /// Of which connection, and which frame there, if it was a producer's batch.
+    pub stream: (u64, u64),
     /// What was stored, and where.
     pub id: u64,
     /// Its first offset.
     pub base: Offset,
+    /// With what it is to be refused, once that is certain.
+    pub refusal: Option<ErrorCode>,
     /// What a coordinator answers, if it was not a producer's batch.
     pub answer: Option<GroupAnswer>,
+    /// What made the entry, if it is the node's own.
+    pub own: Option<Own>,
 }
 
 impl Node {
@@ -98,6 +112,8 @@ impl Node {
             incarnation: None,
             copies: BTreeMap::new(),
             coordinator: None,
+            works: Works::default(),
+            streams: Streams::default(),
             monotonic_zero: 0,
             wall_offset_ms: 0,
         }
@@ -135,6 +151,8 @@ impl Node {
         self.incarnation = None;
         self.copies.clear();
         self.coordinator = None;
+        self.works = Works::default();
+        self.streams = Streams::default();
         self.monotonic_zero = ctx.random.u64(0..1_000_000_000);
         self.disk.syncing = false;
         self.disk.era += 1;
@@ -149,6 +167,8 @@ impl Node {
         self.up = false;
         self.incarnation = None;
         self.copies.clear();
+        self.works = Works::default();
+        self.streams = Streams::default();
         for log in self.disk.logs.values_mut() {
             let unsynced = log.unsynced();
             let kept = if power_lost { ctx.random.usize(0..=unsynced) } else { 0 };
@@ -179,6 +199,9 @@ impl Node {
             self.tick_copy(ctx, partition);
         }
         self.tick_group(ctx);
+        self.tick_lanes(ctx);
+        self.tick_turns(ctx);
+        self.tick_carriers(ctx);
         self.begin_sync(ctx);
     }
 
@@ -210,8 +233,10 @@ impl Node {
 
     /// Retention, in small: the leader drops its oldest entries now and then.
     fn maybe_trim(&mut self, ctx: &mut Ctx, partition: PartitionId) {
-        // The group is rebuilt from its whole log: there is no snapshot of it here.
-        if ctx.healed || partition == GROUPS_PARTITION || !ctx.chance(6) {
+        // The group is rebuilt from its whole log: there is no snapshot of it here. Outboxes are
+        // trimmed by their distributors.
+        let outbox = ctx.lanes.iter().any(|lane| lane.to.is_some() && lane.home == partition);
+        if ctx.healed || partition == GROUPS_PARTITION || outbox || !ctx.chance(6) {
             return;
         }
         let Some(copy) = self.copies.get_mut(&partition) else { return };
@@ -223,6 +248,7 @@ impl Node {
         if start > leader.log_start() {
             leader.handle_log_start(start);
             log.trim(start);
+            ctx.checks.trimmed(partition, start);
         }
     }
 
@@ -257,7 +283,8 @@ impl Node {
         let copy = self.copies.entry(partition).or_insert_with(|| {
             let log = disk.log(partition);
             let held = Held::open(&log.view(), log.committed);
-            Copy { replica: Replica::new(me, held), links: BTreeMap::new() }
+            let progress = Progress::default();
+            Copy { replica: Replica::new(me, held), links: BTreeMap::new(), progress }
         });
         let newer = copy.replica.assignment().is_none_or(|a| a.leader_epoch < known.leader_epoch);
         if mutation == Mutation::TwoLeaders && newer && copy.replica.leader().is_some() {
@@ -271,31 +298,30 @@ impl Node {
 
     /// Does what a replica's state machine asks for.
     pub fn perform(&mut self, ctx: &mut Ctx, partition: PartitionId, effects: Vec<Effect<Reply>>) {
-        let mut todo = std::collections::VecDeque::from(effects);
-        while let Some(effect) = todo.pop_front() {
-            let (now, addr) = (self.now(ctx), self.addr);
+        for effect in effects {
+            let addr = self.addr;
             let Some(copy) = self.copies.get_mut(&partition) else { return };
             match effect {
                 Effect::Committed(reply) => self.acknowledge(ctx, partition, reply),
                 Effect::Unknown(reply) => {
-                    if reply.answer.is_none() {
-                        let (correlation, result) = (reply.correlation, Err(Refusal::NotLeader));
-                        let message = Message::Produced { partition, correlation, result };
-                        ctx.send(addr, reply.client, message);
+                    if let Some(own) = reply.own {
+                        self.handle_own(ctx, partition, own, false);
+                    } else if reply.answer.is_none() {
+                        let outcome = match reply.refusal {
+                            Some(_) => Outcome::No,
+                            None => Outcome::Unknown,
+                        };
+                        let code = ErrorCode::NotLeader;
+                        let result = Err(Refusal { code, outcome });
+                        let to = (reply.client, reply.stream, reply.correlation);
+                        self.answer_produced(ctx, partition, to, result);
                     }
                 }
                 Effect::ReadView => {
-                    let view = self.disk.log(partition).view();
-                    copy.links.clear();
-                    todo.extend(copy.replica.handle_view(now, &view));
-                    if let Some(leader) = copy.replica.leader() {
-                        let (epoch, log) = (leader.epoch(), self.disk.log(partition));
-                        let (start, end) = (log.base.log_end, log.end());
-                        ctx.say(|| {
-                            format!("node {addr} leads {partition} in {epoch}: {start}..{end}")
-                        });
-                        ctx.checks.led(addr, partition, epoch, log);
-                    }
+                    let slow = if self.disk.slow { 100 } else { 1 };
+                    let delay = ctx.between(100, 3 * MS) * slow;
+                    let (node, run, era) = (addr, self.run, self.disk.era);
+                    ctx.after(delay, Event::View { node, run, era, partition });
                 }
                 // Sent at the next tick.
                 Effect::Resign(_) => {}
@@ -311,6 +337,27 @@ impl Node {
         self.after_change(ctx, partition);
     }
 
+    /// The log says what it holds: this node leads from here on, if it is still to.
+    pub fn handle_view(&mut self, ctx: &mut Ctx, era: u64, partition: PartitionId) {
+        let (now, addr) = (self.now(ctx), self.addr);
+        let role = self.copies.get(&partition).map(|copy| copy.replica.role());
+        if era != self.disk.era || !matches!(role, Some(Role::Waiting(_))) {
+            return;
+        }
+        let view = self.disk.log(partition).view();
+        self.load_state(ctx, partition, &view);
+        let Some(copy) = self.copies.get_mut(&partition) else { return };
+        copy.links.clear();
+        let effects = copy.replica.handle_view(now, &view);
+        if let Some(leader) = copy.replica.leader() {
+            let (epoch, log) = (leader.epoch(), self.disk.log(partition));
+            let (start, end) = (log.base.log_end, log.end());
+            ctx.say(|| format!("node {addr} leads {partition} in {epoch}: {start}..{end}"));
+            ctx.checks.led(addr, partition, epoch, log);
+        }
+        self.perform(ctx, partition, effects);
+    }
+
     fn acknowledge(&mut self, ctx: &mut Ctx, partition: PartitionId, reply: Reply) {
         let Some(copy) = self.copies.get_mut(&partition) else { return };
         let insync = copy.replica.assignment().map(|known| known.insync.clone());
@@ -322,21 +369,26 @@ impl Node {
                 ctx.checks.acked(ctx.now, lead, partition, &reply, insync.unwrap_or_default());
             }
         }
+        if let Some(own) = reply.own {
+            return self.handle_own(ctx, partition, own, true);
+        }
         if partition == GROUPS_PARTITION {
             return self.answer_group(ctx, reply);
         }
-        let (correlation, result) = (reply.correlation, Ok(reply.base));
-        let message = Message::Produced { partition, correlation, result };
-        ctx.send(self.addr, reply.client, message);
+        let to = (reply.client, reply.stream, reply.correlation);
+        let result = reply.refusal.map_or(Ok(reply.base), |code| Err(Refusal::no(code)));
+        self.answer_produced(ctx, partition, to, result);
     }
 
     /// Looks at what a change made: the committed end, and entries to push.
     pub(crate) fn after_change(&mut self, ctx: &mut Ctx, partition: PartitionId) {
+        self.publish(partition);
         let Some(copy) = self.copies.get_mut(&partition) else { return };
         let [_, committed, ..] = copy.replica.ends();
         let leads = copy.replica.leader().is_some();
         let log = self.disk.log(partition);
-        ctx.checks.committed((self.addr, self.run), partition, leads, committed, log);
+        let of = (partition, &ctx.lanes[..]);
+        ctx.checks.committed((self.addr, self.run), of, leads, committed, log);
         self.push(ctx, partition, false);
     }
 

@@ -2,10 +2,10 @@
 
 use crate::ctx::Ctx;
 use crate::disk::Entry;
-use crate::event::{Addr, Cut, Event, Fetched, Message, Refusal};
+use crate::event::{Addr, Cut, Event, Fetched, Message, Refusal, Snapshot};
 use crate::mutation::Mutation;
 use crate::node::{Link, Node, RETRY, Reply};
-use crate::queue::MS;
+use crate::queue::{MS, Micros};
 use weir_core::ids::{NodeId, Offset, PartitionId};
 use weir_core::partition::follower::{Accept, Step};
 use weir_core::partition::leader::{Append, AppendError};
@@ -13,9 +13,14 @@ use weir_core::partition::messages::{Follow, FollowAnswer, Push, Report, Verdict
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
 use weir_core::partition::replica::Effect;
 use weir_core::partition::view::PartitionView;
+use weir_core::wire::ErrorCode;
 
 /// Most entries of one push or fetch.
-const ENTRIES_MAX: usize = 16;
+pub(crate) const ENTRIES_MAX: usize = 16;
+
+/// How long what is on the leader's disk may take to be committed, before a snapshot leaves it out.
+/// Less than followers wait for an answer.
+const COMMIT_PATIENCE: Micros = 40 * MS;
 
 impl Node {
     /// A message arrived.
@@ -29,13 +34,18 @@ impl Node {
                 self.handle_push(ctx, from, (partition, push), entries);
             }
             Message::Report(partition, report) => self.handle_report(ctx, partition, &report),
-            Message::Produce { partition, correlation, batch, id } => {
-                self.handle_produce(ctx, (from, correlation), partition, (batch, id));
-            }
+            Message::Produce { stream, .. } => self.handle_frame(ctx, from, stream, message),
             Message::Fetch { partition, at } => self.handle_fetch(ctx, from, partition, at),
             Message::Group { correlation, ask } => {
                 self.handle_group(ctx, Some((from, correlation)), &ask);
             }
+            Message::Fetched { partition, at, fetched } => {
+                self.handle_input(ctx, (partition, at), &fetched);
+            }
+            Message::Part { correlation, lane, offset, part } => {
+                self.handle_part(ctx, (from, correlation), (lane, offset), part);
+            }
+            Message::Taken { correlation, next } => self.handle_taken(ctx, correlation, next),
             Message::RegisterAnew { incarnation } if self.incarnation == Some(incarnation) => {
                 self.crash(ctx, false);
                 ctx.after(MS, Event::Start { node: self.addr });
@@ -49,7 +59,6 @@ impl Node {
         let Some(leader) = copy.replica.leader() else { return };
         let Ok(answer) = leader.handle_follow(follow) else { return };
         let to = follow.node;
-        let mut snapshot = None;
         match answer.verdict {
             Verdict::Agreed => {
                 let seen = (follow.log_end, ctx.now);
@@ -58,10 +67,50 @@ impl Node {
             Verdict::Truncate { .. } => drop(copy.links.remove(&to)),
             Verdict::Reset { .. } => {
                 copy.links.remove(&to);
-                snapshot = Some(Box::new(self.disk.log(partition).base.clone()));
+                let until = ctx.now + COMMIT_PATIENCE;
+                let snapshot = Snapshot { partition, to, answer, view: None, until };
+                return self.poll_snapshot(ctx, snapshot);
             }
         }
-        ctx.send(self.addr, to.0, Message::Answer(partition, answer, snapshot));
+        ctx.send(self.addr, to.0, Message::Answer(partition, answer, None));
+        self.after_change(ctx, partition);
+    }
+
+    /// The log is asked later what it holds.
+    fn poll_snapshot(&self, ctx: &mut Ctx, snapshot: Snapshot) {
+        let (node, run) = (self.addr, self.run);
+        let delay = ctx.between(100, 3 * MS);
+        ctx.after(delay, Event::Snapshot { node, run, snapshot });
+    }
+
+    /// Stands for `node/crates/broker/src/partition/snapshot.rs`: what the log holds, once that is
+    /// committed; or after a while what it held where what is committed ends.
+    pub(crate) fn handle_snapshot(&mut self, ctx: &mut Ctx, mut snapshot: Snapshot) {
+        let partition = snapshot.partition;
+        let Some(copy) = self.copies.get_mut(&partition) else { return };
+        let epoch = copy.replica.leader().map(|leader| leader.epoch());
+        let [log_start, committed, ..] = copy.replica.ends();
+        // The leadership has ended: the follower asks again.
+        if epoch != Some(snapshot.answer.epoch) {
+            return;
+        }
+        let log = self.disk.log(partition);
+        let view = match snapshot.view.take() {
+            None => Box::new(log.view()),
+            Some(view) if view.log_end <= committed => view,
+            Some(_) if ctx.now >= snapshot.until && committed >= log_start => {
+                Box::new(log.view_at(committed))
+            }
+            Some(view) => view,
+        };
+        if view.log_end > committed {
+            snapshot.view = Some(view);
+            return self.poll_snapshot(ctx, snapshot);
+        }
+        let nothing = ctx.mutation == Mutation::NoSnapshot;
+        let view = if nothing { Box::default() } else { view };
+        let Snapshot { to, answer, .. } = snapshot;
+        ctx.send(self.addr, to.0, Message::Answer(partition, answer, Some(view)));
         self.after_change(ctx, partition);
     }
 
@@ -80,6 +129,8 @@ impl Node {
             Step::Truncate { end } => Cut::Truncate(end),
             Step::Reset { start, epochs } => {
                 let snapshot = snapshot.expect("a reset comes with one");
+                ctx.checks.coverage.snapshots += u64::from(!snapshot.state.is_empty());
+                ctx.checks.coverage.snapshots_ahead += u64::from(snapshot.log_end > start);
                 Cut::Reset { start, epochs, snapshot }
             }
             Step::Halt(why) => {
@@ -110,6 +161,11 @@ impl Node {
             if tick && durable < link.next && stuck {
                 link.next = durable;
                 link.seen.1 = ctx.now;
+            }
+            if link.next < leader.log_start() {
+                // There is nothing to read for it any more: its stream ends, and it asks again.
+                links.remove(&to);
+                continue;
             }
             let entries = log.read(link.next, log.end(), ENTRIES_MAX);
             if let Some(last) = entries.last() {
@@ -170,20 +226,18 @@ impl Node {
         self.perform(ctx, partition, effects);
     }
 
-    fn handle_produce(
+    pub(crate) fn handle_produce(
         &mut self,
         ctx: &mut Ctx,
-        (client, correlation): (Addr, u64),
+        from: (Addr, (u64, u64), u64),
         partition: PartitionId,
         (batch, id): (ProducerBatch, u64),
     ) {
-        match self.append(ctx, (client, correlation), partition, (batch, id)) {
+        match self.append(ctx, from, partition, (batch, id)) {
             Ok(None) => {}
             Ok(Some(effect)) => self.perform(ctx, partition, vec![effect]),
             Err(refusal) => {
-                let result = Err(refusal);
-                let message = Message::Produced { partition, correlation, result };
-                ctx.send(self.addr, client, message);
+                self.answer_produced(ctx, partition, from, Err(refusal));
             }
         }
         self.after_change(ctx, partition);
@@ -192,39 +246,53 @@ impl Node {
     fn append(
         &mut self,
         ctx: &mut Ctx,
-        (client, correlation): (Addr, u64),
+        (client, stream, correlation): (Addr, (u64, u64), u64),
         partition: PartitionId,
         (batch, id): (ProducerBatch, u64),
     ) -> Result<Option<Effect<Reply>>, Refusal> {
         let wall = self.wall(ctx);
-        let copy = self.copies.get_mut(&partition).ok_or(Refusal::NotLeader)?;
-        let leader = copy.replica.leader().ok_or(Refusal::NotLeader)?;
+        let elsewhere = Refusal::no(ErrorCode::NotLeader);
+        let copy = self.copies.get_mut(&partition).ok_or(elsewhere)?;
+        let leader = copy.replica.leader().ok_or(elsewhere)?;
         let producer = Some(batch).filter(|_| ctx.mutation != Mutation::ForgetSequences);
         let decided = match leader.decide_append(wall, producer.as_ref()) {
             Ok(decided) => decided,
-            Err(AppendError::Sequence(SequenceError::Gap { .. })) => return Err(Refusal::Gap),
             Err(AppendError::Sequence(error)) => {
                 ctx.checks.sequence_refused(partition, &batch, error);
-                return Err(Refusal::Gap);
+                return Err(Refusal::no(code_of(error)));
             }
-            Err(_) => return Err(Refusal::Retry),
+            Err(_) => return Err(Refusal::no(ErrorCode::NotEnoughInSync)),
         };
-        let base = match decided {
-            Append::Duplicate { base_offset } => base_offset,
-            Append::Write { .. } if self.disk.full => return Err(Refusal::Retry),
+        let (mut id, mut refusal) = (id, None);
+        let (base, end) = match decided {
+            Append::Duplicate { base_offset } => (base_offset, base_offset.plus(batch.count)),
+            _ if self.disk.full => return Err(Refusal::no(ErrorCode::DiskFull)),
+            Append::Doubt { error, .. } if ctx.mutation == Mutation::StaleRefusal => {
+                return Err(Refusal::no(code_of(error)));
+            }
+            Append::Doubt { error, base_offset: base, epoch, append_time: time } => {
+                ctx.checks.coverage.doubts += 1;
+                (id, refusal) = (ctx.fresh(), Some(code_of(error)));
+                let state = Vec::new();
+                let entry = Entry { base, count: 1, epoch, time, producer: None, id, state };
+                leader.handle_appended(time, 1, None);
+                self.write(ctx, partition, entry);
+                (base, base.plus(1))
+            }
             Append::Write { base_offset: base, epoch, append_time: time } => {
                 let count = batch.count;
                 let state = Vec::new();
                 let entry = Entry { base, count, epoch, time, producer: Some(batch), id, state };
                 leader.handle_appended(time, count, producer.as_ref());
                 self.write(ctx, partition, entry);
-                base
+                (base, base.plus(count))
             }
         };
-        let copy = self.copies.get_mut(&partition).ok_or(Refusal::NotLeader)?;
-        let leader = copy.replica.leader().ok_or(Refusal::NotLeader)?;
-        let reply = Reply { client, correlation, id, base, answer: None };
-        Ok(leader.park(base.plus(batch.count), reply).map(Effect::Committed))
+        let copy = self.copies.get_mut(&partition).ok_or(elsewhere)?;
+        let leader = copy.replica.leader().ok_or(elsewhere)?;
+        let reply =
+            Reply { client, correlation, stream, id, base, refusal, answer: None, own: None };
+        Ok(leader.park(end, reply).map(Effect::Committed))
     }
 
     fn handle_fetch(&mut self, ctx: &mut Ctx, to: Addr, partition: PartitionId, at: Offset) {
@@ -242,5 +310,16 @@ impl Node {
         let order = ctx.fresh();
         let fetched = Fetched { order, log_start, epoch, watermark, entries };
         ctx.send(self.addr, to, Message::Fetched { partition, at, fetched });
+    }
+}
+
+/// As the broker says it.
+fn code_of(error: SequenceError) -> ErrorCode {
+    match error {
+        SequenceError::Gap { .. } => ErrorCode::SequenceGap,
+        SequenceError::Forgotten { .. } => ErrorCode::SequenceForgotten,
+        SequenceError::Fenced { .. } => ErrorCode::ProducerFenced,
+        SequenceError::UnknownProducer => ErrorCode::UnknownProducer,
+        SequenceError::Malformed => ErrorCode::InvalidBatch,
     }
 }

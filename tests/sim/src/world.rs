@@ -1,6 +1,6 @@
 //! The world: nodes, controllers and clients in virtual time.
 
-use crate::checks::{Violation, converge};
+use crate::checks::{Coverage, Violation, converge};
 use crate::consumer::Consumer;
 use crate::controller::Controller;
 use crate::ctx::Ctx;
@@ -11,6 +11,7 @@ use crate::mutation::Mutation;
 use crate::node::Node;
 use crate::producer::Producer;
 use crate::queue::{MS, Micros};
+use crate::transform::{self, Shape};
 use std::collections::BTreeSet;
 use weir_core::cluster::ClusterAsk;
 use weir_core::group::Slot;
@@ -37,6 +38,8 @@ pub struct Outcome {
     pub elections: u64,
     /// How many logs were cut, and how many began anew.
     pub cuts: (u64, u64),
+    /// What else occurred.
+    pub coverage: Coverage,
 }
 
 /// Everything.
@@ -70,11 +73,16 @@ impl World {
         let min_insync = shape.u32(1..=2);
         let mut placed = vec![GROUPS_PARTITION];
         placed.extend(&partitions);
+        let shapes = [Shape::None, Shape::Direct, Shape::Outbox, Shape::Both];
+        ctx.lanes = shapes[shape.usize(0..shapes.len())].lanes(&partitions);
+        placed.extend(transform::partitions(&ctx.lanes));
         let place = ClusterAsk::Place { partitions: placed, replicas, min_insync };
         ctx.after(400 * MS, Event::Replicated { term: 1, ask: place });
         let producers = (0..2).map(|n| Producer::new(&mut ctx, CLIENTS + n, &partitions));
         let producers: Vec<Producer> = producers.collect();
-        let consumer = Consumer::new(&mut ctx, CLIENTS + 10, &partitions);
+        let homes = ctx.lanes.iter().filter(|lane| lane.to.is_none()).map(|lane| lane.home);
+        let read: Vec<_> = partitions.iter().copied().chain(homes).collect();
+        let consumer = Consumer::new(&mut ctx, CLIENTS + 10, &read);
         let slots: BTreeSet<Slot> = (0..6).map(|n| (TopicId(1), PartitionIndex(n))).collect();
         let members =
             (0..3).map(|n| Member::new(&mut ctx, CLIENTS + 20 + n, slots.clone(), n == 2));
@@ -99,12 +107,17 @@ impl World {
                 if let Some(leader) = copy.replica.leader() {
                     let epoch = leader.epoch();
                     ctx.checks.ended_leader(node.addr, partition, epoch, log);
+                    if committed == log.end() {
+                        ctx.checks.ended_state(&ctx.lanes, partition, log);
+                    }
                 }
             }
         }
         let described = describe(nodes);
         ctx.say(|| described);
         let lost = ctx.checks.lost_disks().clone();
+        let whole = converge::is_whole(controller, &lost);
+        ctx.checks.ended_lanes(&ctx.lanes, whole);
         let mut violations = std::mem::take(&mut ctx.checks.violations);
         violations.extend(converge::check(
             controller,
@@ -118,6 +131,7 @@ impl World {
             acknowledged: ctx.checks.acknowledged,
             elections: ctx.checks.elections,
             cuts: ctx.checks.cuts,
+            coverage: ctx.checks.coverage,
         }
     }
 
@@ -164,6 +178,10 @@ impl World {
             Event::Tick { node, run } => self.at_node(node, run, Event::Tick { node, run }),
             Event::Synced { node, run, .. }
             | Event::Cut { node, run, .. }
+            | Event::View { node, run, .. }
+            | Event::Snapshot { node, run, .. }
+            | Event::Ran { node, run, .. }
+            | Event::Room { node, run, .. }
             | Event::Reopened { node, run } => self.at_node(node, run, event),
         }
     }
@@ -186,7 +204,11 @@ impl World {
             Event::Tick { .. } => node.handle_tick(ctx),
             Event::Synced { era, ends, .. } => node.handle_synced(ctx, era, ends),
             Event::Cut { era, partition, cut, .. } => node.handle_cut(ctx, era, partition, &cut),
+            Event::Snapshot { snapshot, .. } => node.handle_snapshot(ctx, snapshot),
+            Event::View { era, partition, .. } => node.handle_view(ctx, era, partition),
             Event::Reopened { .. } => node.handle_reopened(ctx),
+            Event::Ran { lane, serial, .. } => node.handle_ran(ctx, lane, serial),
+            Event::Room { lane, to, serial, .. } => node.handle_room(ctx, (lane, to), serial),
             _ => {}
         }
     }
@@ -216,10 +238,10 @@ impl World {
     fn deliver_to_client(&mut self, _from: Addr, to: Addr, message: Message) {
         let ctx = &mut self.ctx;
         match message {
-            Message::Produced { partition, correlation, result } => {
+            Message::Produced { partition, connection, correlation, result } => {
                 let producer = self.producers.iter_mut().find(|client| client.addr == to);
                 if let Some(producer) = producer {
-                    producer.handle_produced(ctx, partition, correlation, result);
+                    producer.handle_produced(ctx, (partition, connection), correlation, result);
                 }
             }
             Message::Fetched { partition, at, fetched } => {

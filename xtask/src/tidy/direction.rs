@@ -17,7 +17,8 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         &["weir-core", "weir-log", "weir-transport", "weir-wasm", "weir-controller"],
     ),
     ("weir-controller", "node/crates/controller/", &["weir-core", "weir-log"]),
-    ("weir-client", "sdk/client/", &["weir-core", "weir-transport"]),
+    ("weir-producer", "sdk/producer/", &["weir-core"]),
+    ("weir-client", "sdk/client/", &["weir-core", "weir-producer", "weir-transport"]),
     (
         "weir-node",
         "node/",
@@ -37,7 +38,7 @@ const CRATES: &[(&str, &str, &[&str])] = &[
         "tests/fuzz/",
         &["weir-core", "weir-transport", "weir-collect", "weir-wasm", "weir-node"],
     ),
-    ("weir-sim", "tests/sim/", &["weir-core"]),
+    ("weir-sim", "tests/sim/", &["weir-core", "weir-producer"]),
     (
         "weir-tests",
         "tests/",

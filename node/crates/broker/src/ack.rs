@@ -121,6 +121,9 @@ pub enum Parked {
         /// What to say once it is committed.
         appended: Appended,
     },
+    /// A refusal that is given once an entry in the batch's place is committed: it was certain then
+    /// that this node led.
+    Refusal(Box<Parked>, WireError),
     /// To an append of the broker's own: called in log order, on the thread that learned of it.
     Own(OwnReply),
 }
@@ -141,14 +144,18 @@ impl Parked {
             Parked::Produce { queue, correlation, appended } => {
                 queue.push(ProduceAck { correlation, result: Ok(appended) });
             }
+            Parked::Refusal(to, error) => to.refused(error),
             Parked::Own(reply) => (reply.0)(Ok(())),
         }
     }
 
     /// Says that the entry's fate is unknown.
     pub fn failed(self, code: ErrorCode, message: &str) {
-        let error = WireError::unknown(code, message);
-        self.refused(error);
+        match self {
+            // Of the batch itself nothing was written.
+            Parked::Refusal(to, _) => to.refused(WireError::new(code, message)),
+            other => other.refused(WireError::unknown(code, message)),
+        }
     }
 
     /// Says why the entry was not appended.
@@ -157,6 +164,7 @@ impl Parked {
             Parked::Produce { queue, correlation, .. } => {
                 queue.push(ProduceAck { correlation, result: Err(refusal(error)) });
             }
+            Parked::Refusal(to, _) => to.refused(error),
             Parked::Own(reply) => (reply.0)(Err(error)),
         }
     }
@@ -191,6 +199,31 @@ mod tests {
         queue.drain(&mut out).await;
         assert!(queue.is_settled());
         assert_eq!(out.iter().map(|a| a.correlation).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    /// Goal: a refusal that was in doubt is given as it is once that is certain, and else as one
+    /// that may pass, both without effect.
+    #[tokio::test]
+    async fn a_refusal_in_doubt() {
+        let queue = AckQueue::new(Arc::default());
+        let parked = |correlation| {
+            queue.expect();
+            let appended = Appended {
+                base_offset: weir_core::Offset(7),
+                append_time: weir_core::TimestampMs(0),
+                reached: weir_core::wire::frame::Reached::AllInSyncDisks,
+                duplicate: false,
+            };
+            let to = Parked::Produce { queue: queue.clone(), correlation, appended };
+            Parked::Refusal(Box::new(to), WireError::new(ErrorCode::SequenceGap, "a gap"))
+        };
+        parked(0).committed();
+        parked(1).failed(ErrorCode::NotLeader, "another leads");
+        let mut out = Vec::new();
+        queue.drain(&mut out).await;
+        let told = out.into_iter().map(|ack| ack.result.map_err(|no| (no.code, no.outcome)));
+        let wanted = [ErrorCode::SequenceGap, ErrorCode::NotLeader];
+        assert_eq!(told.collect::<Vec<_>>(), wanted.map(|code| Err((code, Outcome::No))));
     }
 
     /// Goal: every ack that another thread pushes reaches the stream's task, whichever of the three

@@ -142,6 +142,11 @@ impl Payload {
     pub fn batch_bytes(&self) -> usize {
         self.batch.as_ref().map_or(0, |batch| batch.bytes().len())
     }
+
+    /// An entry in its place that holds nothing.
+    fn emptied(self) -> Payload {
+        Payload { count: 1, producer: None, batch: None, state: Bytes::new(), ..self }
+    }
 }
 
 impl fmt::Debug for Payload {
@@ -261,7 +266,7 @@ impl Partition {
         let (count, bytes) = (payload.count, payload.batch_bytes());
         let mut inner = self.inner();
         let appended = inner.append(self.id, &self.log, now, payload);
-        if appended.as_ref().is_ok_and(|place| !place.duplicate) {
+        if appended.as_ref().is_ok_and(|place| !place.duplicate && place.doubt.is_none()) {
             self.meter.appended(Instant::now(), count, bytes);
         }
         match appended {
@@ -274,8 +279,12 @@ impl Partition {
                 reply(place).committed();
             }
             Ok(place) => {
-                let through = place.end_offset;
+                let (through, doubt) = (place.end_offset, place.doubt);
                 let reply = reply(place);
+                let reply = match doubt {
+                    Some(error) => Parked::Refusal(Box::new(reply), append_error(error.into())),
+                    None => reply,
+                };
                 let ready = match inner.replica.leader() {
                     Some(leader) => leader.park(through, reply),
                     None => unreachable!("only a leader gives places, under one lock"),
@@ -302,6 +311,8 @@ pub struct Place {
     pub reached: Reached,
     /// Whether it was in the log already.
     pub duplicate: bool,
+    /// Why the batch is to be refused once the entry, which stands in its place, is committed.
+    pub doubt: Option<SequenceError>,
 }
 
 impl Default for Place {
@@ -312,6 +323,7 @@ impl Default for Place {
             append_time: TimestampMs::default(),
             reached: Reached::LeaderDisk,
             duplicate: false,
+            doubt: None,
         }
     }
 }
@@ -322,16 +334,21 @@ impl Inner {
         partition: PartitionId,
         log: &Log,
         now: TimestampMs,
-        payload: Payload,
+        mut payload: Payload,
     ) -> Result<Place, WireError> {
         self.check(&payload)?;
-        let count = payload.count;
         let Some(leader) = self.replica.leader() else { return Err(self.elsewhere()) };
         let decided = leader.decide_append(now, payload.producer.as_ref());
+        let mut doubt = None;
         let (base_offset, epoch, append_time) = match decided.map_err(append_error)? {
             Append::Write { base_offset, epoch, append_time } => (base_offset, epoch, append_time),
+            Append::Doubt { error, base_offset, epoch, append_time } => {
+                doubt = Some(error);
+                payload = payload.emptied();
+                (base_offset, epoch, append_time)
+            }
             Append::Duplicate { base_offset } => {
-                let end_offset = base_offset.plus(count);
+                let end_offset = base_offset.plus(payload.count);
                 return Ok(Place { base_offset, end_offset, duplicate: true, ..Place::default() });
             }
         };
@@ -339,6 +356,7 @@ impl Inner {
             let message = "the partition went on in a new epoch meanwhile";
             return Err(WireError::new(ErrorCode::Offline, message));
         }
+        let count = payload.count;
         let batch = match payload.batch {
             Some(batch) => batch.with_base(base_offset, epoch).into_bytes(),
             None => Bytes::new(),
@@ -366,12 +384,14 @@ impl Inner {
         leader.handle_appended(append_time, count, payload.producer.as_ref());
         let alone = leader.insync().committed().len() == 1;
         let reached = match self.settings.durability {
-            Durability::Relaxed if payload.fence.is_none() => Reached::LeaderMemory,
+            Durability::Relaxed if payload.fence.is_none() && doubt.is_none() => {
+                Reached::LeaderMemory
+            }
             Durability::Relaxed | Durability::Durable if alone => Reached::LeaderDisk,
             Durability::Relaxed | Durability::Durable => Reached::AllInSyncDisks,
         };
         let end_offset = base_offset.plus(count);
-        Ok(Place { base_offset, end_offset, append_time, reached, duplicate: false })
+        Ok(Place { base_offset, end_offset, append_time, reached, duplicate: false, doubt })
     }
 
     /// Why appends are not taken here.

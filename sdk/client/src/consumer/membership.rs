@@ -31,9 +31,9 @@ use weir_core::limits::GROUP_HEARTBEAT_MIN;
 use weir_core::wire::ErrorCode;
 use weir_core::wire::message::{Assignment, GroupPosition, Request, Response, StartAt};
 use weir_core::{Offset, TimestampMs};
+use weir_producer::Backoff;
 
 use super::positions::Positions;
-use crate::backoff::Backoff;
 use crate::client::{Client, lock, unexpected};
 use crate::error::{ConsumeError, RequestError};
 use crate::link::Link;

@@ -15,10 +15,10 @@ use weir_core::limits::{CONTROL_BYTES_MAX, FRAME_BYTES_MAX, IDLE_TIMEOUT};
 use weir_core::wire::frame::DataHeader;
 use weir_core::wire::message::{FilterSpec, StartAt, Subscribe, Subscribed};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
+use weir_producer::Backoff;
 use weir_transport::{FrameError, FrameReader, FrameWriter, control};
 
 use super::{PositionReset, ResetPolicy};
-use crate::backoff::Backoff;
 use crate::error::{ConnectError, ConsumeError};
 use crate::link::{Link, ReceiveError, receive};
 

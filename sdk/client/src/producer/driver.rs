@@ -15,13 +15,11 @@ use weir_core::limits::CONTROL_BYTES_MAX;
 use weir_core::wire::frame::{ProduceAck, ProduceHeader};
 use weir_core::wire::message::{ProduceOpen, Request, Response, TopicInfo};
 use weir_core::wire::{ErrorCode, FrameKind, WireError};
+use weir_producer::{Backoff, Machine, Now, RecordParts, Resolved, Rules, Shaped};
 use weir_transport::{FrameError, FrameReader, FrameWriter, control};
 
 use super::delivery::{Completion, Delivery};
-use super::machine::Machine;
-use super::parts::{Now, RecordParts, Resolved, Rules, Shaped};
 use super::topics::{Topic, TopicShape, Topics};
-use crate::backoff::Backoff;
 use crate::client::{Client, lock};
 use crate::error::{ConnectError, DeliveryError, FlushError, SendError};
 use crate::link::Live;

@@ -3,17 +3,10 @@
 //! [`Producer::send`] puts a record into the open batch of its partition, under a short lock, and
 //! returns. Two tasks do the rest: the *session* keeps a produce stream open, writes batches and
 //! reads acknowledgements; the *timer* lets batches linger, retries and expires. All decisions are
-//! made by the pure [`machine`].
+//! made by the pure [`weir_producer::Machine`].
 
-mod batch;
 mod delivery;
 mod driver;
-mod machine;
-mod partition;
-mod parts;
-#[cfg(test)]
-mod simulation;
-mod stamp;
 mod topics;
 
 use std::sync::Arc;
@@ -25,13 +18,13 @@ use weir_core::TimestampMs;
 use weir_core::limits::{BATCH_BYTES_MAX, KIB, MIB, PRODUCER_BATCHES_REMEMBERED};
 use weir_core::record::{BATCH_HEADER_BYTES, BatchBuilder, Compression};
 use weir_core::wire::message::{Request, Response};
+use weir_producer::{RecordParts, Rules};
 
 pub use delivery::{Delivery, RecordMetadata};
 
 use crate::client::{Client, unexpected};
 use crate::error::{FlushError, RequestError, SendError};
 use driver::Shared;
-use parts::{RecordParts, Rules};
 use topics::TopicShape;
 
 /// Bytes that a record takes in a batch besides its key, value and headers, at most.

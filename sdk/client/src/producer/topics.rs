@@ -8,8 +8,8 @@ use weir_core::ids::{PartitionIndex, TopicId};
 use weir_core::partitioner::{StickyPartitioner, partition_for_key};
 use weir_core::record::Compression;
 use weir_core::wire::message::TopicInfo;
+use weir_producer::{BatchShape, Now, PartitionKey};
 
-use super::parts::{BatchShape, Now, PartitionKey};
 use crate::client::METADATA_AGE_MAX;
 
 /// Records without a key stay with a partition at least this long, unless its batch fills up.

@@ -14,6 +14,13 @@ use weir_core::partition::assignment::Assignment;
 /// The checker's name.
 pub const NAME: &str = "converge";
 
+/// Whether no partition waits for disks that are gone.
+#[must_use]
+pub fn is_whole(controller: &Controller, lost: &BTreeSet<DiskId>) -> bool {
+    let mut all = controller.image.partitions().values();
+    all.all(|known| known.leader.is_some() || !known.insync.values().all(|d| lost.contains(d)))
+}
+
 /// Looks at the world after its faults.
 pub fn check(
     controller: &Controller,
@@ -25,10 +32,9 @@ pub fn check(
     if controller.leader.is_none() {
         note(&mut seen, NAME, "no controller leads".into());
     }
-    let mut whole = true;
+    let whole = is_whole(controller, lost);
     for (&partition, known) in controller.image.partitions() {
         if known.leader.is_none() && known.insync.values().all(|disk| lost.contains(disk)) {
-            whole = false;
             continue;
         }
         check_partition(&mut seen, nodes, partition, known);

@@ -1,11 +1,11 @@
 //! Offsets are dense, epochs ascend, and an (epoch, offset) names one entry for ever, on whatever
-//! disk, acknowledged or not.
+//! disk, acknowledged or not. Append times of what is committed never go back.
 
 use super::{Violations, note};
 use crate::disk::{Entry, Log};
 use crate::event::Addr;
 use std::collections::BTreeMap;
-use weir_core::ids::{LeaderEpoch, Offset, PartitionId};
+use weir_core::ids::{LeaderEpoch, Offset, PartitionId, TimestampMs};
 
 /// The checker's name.
 pub const NAME: &str = "dense";
@@ -14,9 +14,25 @@ pub const NAME: &str = "dense";
 #[derive(Default)]
 pub struct Dense {
     named: BTreeMap<(PartitionId, LeaderEpoch, Offset), u64>,
+    /// How far each partition was looked at, and the newest append time there.
+    times: BTreeMap<PartitionId, (Offset, TimestampMs)>,
 }
 
 impl Dense {
+    /// A leader takes this entry for committed.
+    pub fn committed(&mut self, seen: &mut Violations, partition: PartitionId, entry: &Entry) {
+        let first = (Offset::ZERO, TimestampMs(i64::MIN));
+        let (end, newest) = self.times.entry(partition).or_insert(first);
+        if entry.base < *end {
+            return;
+        }
+        if entry.time < *newest {
+            let what = format!("{partition}: time went back from {newest:?} at {entry:?}");
+            note(seen, NAME, what);
+        }
+        (*end, *newest) = (entry.end(), entry.time);
+    }
+
     /// An entry is handed to a log.
     pub fn written(
         &mut self,

@@ -5,21 +5,26 @@ pub mod converge;
 pub mod dense;
 pub mod group_owner;
 pub mod insync;
+pub mod lane_positions;
 pub mod logs_equal;
 pub mod one_leader;
 pub mod positions;
 pub mod sequences;
+pub mod transforms;
 pub mod watermark;
 
 use crate::disk::{Entry, Log};
 use crate::event::{Addr, Fetched};
 use crate::node::{Node, Reply};
 use crate::queue::Micros;
+use crate::transform::{Content, Deployed};
 use std::collections::{BTreeMap, BTreeSet};
 use weir_core::cluster::Cluster;
 use weir_core::group::{Generation, GroupChange, MemberId, Slot};
 use weir_core::ids::{DiskId, LeaderEpoch, NodeId, Offset, PartitionId};
 use weir_core::partition::producers::{ProducerBatch, SequenceError};
+use weir_core::wire::Outcome;
+use weir_producer::DeliveryError;
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,49 @@ pub type Violations = Vec<Violation>;
 /// Most violations that are kept.
 const VIOLATIONS_MAX: usize = 100;
 
+/// What occurred in a run: invariants say nothing of what never did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Lanes that began, here or elsewhere, anew or not.
+    pub lanes_begun: u64,
+    /// Entries of lanes that were committed.
+    pub runs: u64,
+    /// Of reads of input, those from another node.
+    pub read_away: u64,
+    /// How often retention was before a lane.
+    pub skipped: u64,
+    /// Parts of outboxes that were committed at their destinations.
+    pub parts: u64,
+    /// How often an outbox was trimmed.
+    pub outbox_trims: u64,
+    /// Connections of producers that broke.
+    pub disconnects: u64,
+    /// Batches that did not fit, as far as their leader knew.
+    pub doubts: u64,
+    /// Batches that producers gave up.
+    pub given_up: u64,
+    /// Logs that began anew with keyed state in the snapshot.
+    pub snapshots: u64,
+    /// Logs that began anew with a snapshot of a later end than they began at.
+    pub snapshots_ahead: u64,
+}
+
+impl std::ops::AddAssign for Coverage {
+    fn add_assign(&mut self, more: Coverage) {
+        self.lanes_begun += more.lanes_begun;
+        self.runs += more.runs;
+        self.read_away += more.read_away;
+        self.skipped += more.skipped;
+        self.parts += more.parts;
+        self.outbox_trims += more.outbox_trims;
+        self.disconnects += more.disconnects;
+        self.doubts += more.doubts;
+        self.given_up += more.given_up;
+        self.snapshots += more.snapshots;
+        self.snapshots_ahead += more.snapshots_ahead;
+    }
+}
+
 /// All checkers.
 #[derive(Default)]
 pub struct Checks {
@@ -50,14 +98,20 @@ pub struct Checks {
     pub cuts: (u64, u64),
     /// What entries of the groups partition hold, by their content's number.
     pub contents: BTreeMap<u64, GroupChange>,
+    /// What entries of lanes and destinations hold, likewise.
+    pub made: BTreeMap<u64, Content>,
+    /// What occurred.
+    pub coverage: Coverage,
     acked: acked::Acked,
     dense: dense::Dense,
     group_owner: group_owner::GroupOwner,
     insync: insync::InSyncHolds,
     logs_equal: logs_equal::LogsEqual,
+    lane_positions: lane_positions::LanePositions,
     one_leader: one_leader::OneLeader,
     positions: positions::Positions,
     sequences: sequences::Sequences,
+    transforms: transforms::Transforms,
     watermark: watermark::Watermark,
     /// How far each run of a node was looked at, per partition.
     looked: BTreeMap<(Addr, u64, PartitionId), Offset>,
@@ -107,11 +161,24 @@ impl Checks {
         self.acked.confirmed(&mut self.violations, partition, id, base);
     }
 
+    /// A producer gives a batch up.
+    pub fn gave_up(&mut self, partition: PartitionId, id: u64, error: &DeliveryError) {
+        self.coverage.given_up += 1;
+        if error.outcome() == Outcome::No {
+            self.sequences.denied(&mut self.violations, partition, id);
+        }
+    }
+
+    /// A producer says once more what became of a batch.
+    pub fn resolved_twice(&mut self, id: u64) {
+        self.fail(sequences::NAME, format!("{id} was resolved twice"));
+    }
+
     /// A replica takes everything below `end` for committed.
     pub fn committed(
         &mut self,
         (node, run): (Addr, u64),
-        partition: PartitionId,
+        (partition, lanes): (PartitionId, &[Deployed]),
         leads: bool,
         end: Offset,
         log: &Log,
@@ -126,11 +193,21 @@ impl Checks {
             self.logs_equal.committed(&mut self.violations, node, partition, entry);
             if leads {
                 self.sequences.committed(&mut self.violations, partition, entry);
+                self.dense.committed(&mut self.violations, partition, entry);
                 if let Some(change) = self.contents.get(&entry.id) {
                     self.positions.committed(&mut self.violations, entry.base, change);
                 }
+                let seen = &mut self.violations;
+                self.lane_positions.committed(seen, (partition, lanes), entry);
+                let known = (&self.logs_equal, &self.made);
+                self.transforms.committed(seen, (partition, lanes), entry, known);
             }
         }
+    }
+
+    /// Retention drops what lies below `start`.
+    pub fn trimmed(&mut self, partition: PartitionId, start: Offset) {
+        self.logs_equal.trimmed(partition, start);
     }
 
     /// A consumer was told something.
@@ -199,8 +276,10 @@ impl Checks {
     ) {
         let new = !self.sequences.knows(partition, batch.id);
         match error {
-            SequenceError::Forgotten { .. } => return,
+            SequenceError::Gap { .. } | SequenceError::Forgotten { .. } => return,
             SequenceError::UnknownProducer if new => return,
+            // Of a connection that was lost before the producer began anew.
+            SequenceError::Fenced { .. } => return,
             _ => {}
         }
         self.fail(sequences::NAME, format!("{partition}: {batch:?} refused: {error}"));
@@ -210,6 +289,19 @@ impl Checks {
     pub fn ended(&mut self, node: Addr, partition: PartitionId, committed: Offset, log: &Log) {
         for entry in log.read(Offset::ZERO, committed, usize::MAX) {
             self.logs_equal.committed(&mut self.violations, node, partition, &entry);
+        }
+    }
+
+    /// What the leader of a partition says of lanes in the end.
+    pub fn ended_state(&mut self, lanes: &[Deployed], partition: PartitionId, log: &Log) {
+        let view = log.view();
+        self.transforms.ended_state(&mut self.violations, (partition, lanes), &view);
+    }
+
+    /// In the end lanes have read everything, unless disks that are needed are gone.
+    pub fn ended_lanes(&mut self, lanes: &[Deployed], whole: bool) {
+        if whole {
+            self.transforms.ended(&mut self.violations, lanes, &self.logs_equal);
         }
     }
 

@@ -10,12 +10,12 @@ use super::append::{Appending, append, room};
 use super::state::lock;
 use crate::broker::Shared;
 use crate::cluster::forward;
-use crate::partition::LeaderFigures;
 use crate::session::Session;
 use bytes::{Buf, Bytes};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::OwnedMutexGuard;
+use weir_core::deploy::delivery::{Arrival, arrive};
 use weir_core::deploy::keys::Lane;
 use weir_core::ids::NodeId;
 use weir_core::record::RecordBatch;
@@ -92,18 +92,24 @@ pub async fn deliver(
     let turn = shared.deployments.turns.turn(lane, to.id).await;
     // A mark from the log of an earlier leader means something once that is committed.
     to.settled().await?;
-    // The epoch first: if the destination is recovered in between, the append is refused.
-    let LeaderFigures { epoch, online, .. } = to.figures();
     let states = &shared.deployments.states;
+    // While a node is to lead and has not read its log, what it knows of marks is older than that
+    // log: a part that it took for missing would be appended again, once it leads.
+    let before = to.leads_settled();
     let mark = states.mark(lane, to.id);
-    if online && offset < mark {
-        return Ok(Delivery { appending: None, next: mark, _turn: turn });
+    match arrive(offset, mark, before, to.leads_settled()) {
+        Arrival::There { next } => Ok(Delivery { appending: None, next, _turn: turn }),
+        Arrival::Append { fence, next } => {
+            let room = room(shared, batch.bytes().len()).await;
+            let changes = vec![lane.set_mark(next)];
+            let appending = append(shared, states, (&to, fence), Some(batch), changes, room);
+            Ok(Delivery { appending: Some(appending), next, _turn: turn })
+        }
+        Arrival::NotNow => {
+            let message = "the partition gets another leader just now; try again";
+            Err(WireError::new(ErrorCode::Offline, message))
+        }
     }
-    let next = offset.plus(1);
-    let room = room(shared, batch.bytes().len()).await;
-    let changes = vec![lane.set_mark(next)];
-    let appending = append(shared, states, (&to, epoch), Some(batch), changes, room);
-    Ok(Delivery { appending: Some(appending), next, _turn: turn })
 }
 
 /// Has the node that leads the destination append a part. Returns the mark there.

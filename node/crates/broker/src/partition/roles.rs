@@ -304,6 +304,16 @@ impl Partition {
         Some((log_end, high_watermark, followers.into_iter().map(of).collect()))
     }
 
+    /// The epoch in which this node leads, if it takes appends and all that it began with is
+    /// committed. Where this says the same before and after something was read that a leadership
+    /// begins with, what was read is of that leadership.
+    #[must_use]
+    pub fn leads_settled(&self) -> Option<LeaderEpoch> {
+        let inner = self.inner();
+        let Role::Leader(leader) = inner.replica.role() else { return None };
+        leader.settled_watermark().map(|_| leader.epoch())
+    }
+
     /// Waits until this node, which leads, knows where what was committed ends.
     ///
     /// # Errors

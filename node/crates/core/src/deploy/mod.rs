@@ -21,6 +21,7 @@
 //! not appended again. Nothing is ever computed twice that was committed once, so a module need
 //! not behave the same twice.
 
+pub mod delivery;
 pub mod http;
 pub mod keys;
 pub mod outbox;

@@ -99,6 +99,12 @@ impl InSync {
         self.committed.len() >= self.min
     }
 
+    /// Whether nobody but this leader is counted: then no other node can be made leader.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.in_doubt.is_empty() && self.committed.iter().eq([&self.me.node])
+    }
+
     /// How many members the set must have.
     #[must_use]
     pub fn min(&self) -> usize {

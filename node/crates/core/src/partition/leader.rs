@@ -76,6 +76,20 @@ pub enum Append {
         /// The offset its first record has.
         base_offset: Offset,
     },
+    /// The batch does not fit what this leader knows of its producer. But another node may lead by
+    /// now, and have what is missing here: a producer that took this one's word would store its
+    /// batches once more under other numbers. Write an entry without records in the batch's place,
+    /// and refuse the batch once that is committed; then nobody else had led before it was written.
+    Doubt {
+        /// Why the batch is to be refused then.
+        error: SequenceError,
+        /// The offset of the entry, which takes one.
+        base_offset: Offset,
+        /// The epoch to write into it.
+        epoch: LeaderEpoch,
+        /// Its append time.
+        append_time: TimestampMs,
+    },
 }
 
 /// Why a batch is refused. Nothing was written.
@@ -210,8 +224,8 @@ impl<R> Leader<R> {
         self.parked.len()
     }
 
-    /// Decides about an append of `count` offsets (at least 1). Nothing changes: if the answer is
-    /// [`Append::Write`], the caller hands the entry to the log and, if the log takes it, calls
+    /// Decides about an append. Nothing changes: if the answer is [`Append::Write`] or
+    /// [`Append::Doubt`], the caller hands the entry to the log and, if the log takes it, calls
     /// [`Leader::handle_appended`] before anything else.
     ///
     /// # Errors
@@ -221,11 +235,16 @@ impl<R> Leader<R> {
         now: TimestampMs,
         producer: Option<&ProducerBatch>,
     ) -> Result<Append, AppendError> {
-        if let Some(producer) = producer
-            && let Sequence::Duplicate { base_offset } = self.producers.check(producer)?
-        {
-            return Ok(Append::Duplicate { base_offset });
-        }
+        let doubt = match producer.map(|producer| self.producers.check(producer)) {
+            Some(Ok(Sequence::Duplicate { base_offset })) => {
+                return Ok(Append::Duplicate { base_offset });
+            }
+            Some(Err(error)) if error == SequenceError::Malformed || self.insync.is_alone() => {
+                return Err(error.into());
+            }
+            Some(Err(error)) => Some(error),
+            Some(Ok(Sequence::Next)) | None => None,
+        };
         if !self.insync.is_enough() {
             let (have, need) = (self.insync.committed().len(), self.insync.min());
             return Err(AppendError::NotEnoughInSync { have, need });
@@ -235,10 +254,14 @@ impl<R> Leader<R> {
         }
         let (base_offset, epoch) = (self.log_end, self.epoch);
         let append_time = self.append_time.max(now);
-        Ok(Append::Write { base_offset, epoch, append_time })
+        Ok(match doubt {
+            Some(error) => Append::Doubt { error, base_offset, epoch, append_time },
+            None => Append::Write { base_offset, epoch, append_time },
+        })
     }
 
-    /// The log took an entry of `count` offsets that [`Leader::decide_append`] allowed.
+    /// The log took an entry of `count` offsets, at least 1, that [`Leader::decide_append`]
+    /// allowed.
     pub fn handle_appended(
         &mut self,
         append_time: TimestampMs,
@@ -490,5 +513,42 @@ mod tests {
         assert_eq!(leader.handle_durable(Offset(2)).collect::<Vec<_>>(), ["first"]);
         assert_eq!(leader.handle_durable(Offset(4)).collect::<Vec<_>>(), ["second", "retry"]);
         assert_eq!(leader.log_end(), Offset(4));
+    }
+
+    /// Goal: a batch that does not fit is refused at once where nobody else can lead, and otherwise
+    /// has an entry written in its place, whose commit makes the refusal certain. A repeated one,
+    /// and one that is malformed, are what they are whoever leads.
+    #[test]
+    fn refusals_for_a_number() {
+        let gap = SequenceError::Gap { expected: 2, got: 5 };
+        let mut alone = leader();
+        append(&mut alone, 0, 2, Some(producer(0, 2))).unwrap();
+        assert_eq!(append(&mut alone, 0, 1, Some(producer(5, 1))), Err(gap.into()));
+
+        let me = Lead { node: NodeId(1), incarnation: Incarnation(1) };
+        let two = Assignment {
+            replicas: vec![me.node, NodeId(2)],
+            target: None,
+            leader: Some(me),
+            leader_epoch: LeaderEpoch(1),
+            partition_epoch: PartitionEpoch(1),
+            insync: [(me.node, DiskId(1)), (NodeId(2), DiskId(2))].into(),
+            min_insync: 1,
+            missing: 0,
+        };
+        let view = PartitionView::default();
+        let led = Leader::replicated(Duration::ZERO, me, &two, &view, Offset::ZERO);
+        let mut led: Leader<&str> = led.expect("it is the leader");
+        append(&mut led, 7, 2, Some(producer(0, 2))).unwrap();
+        let (base_offset, epoch, append_time) = (Offset(2), LeaderEpoch(1), TimestampMs(7));
+        let doubt = |error| Ok(Append::Doubt { error, base_offset, epoch, append_time });
+        assert_eq!(append(&mut led, 0, 1, Some(producer(5, 1))), doubt(gap));
+        let unknown = ProducerBatch { id: ProducerId(6), ..producer(5, 1) };
+        let error = SequenceError::UnknownProducer;
+        assert_eq!(append(&mut led, 0, 1, Some(unknown)), doubt(error));
+        let again = append(&mut led, 0, 2, Some(producer(0, 2)));
+        assert_eq!(again, Ok(Append::Duplicate { base_offset: Offset(0) }));
+        let malformed = append(&mut led, 0, 1, Some(producer(-1, 1)));
+        assert_eq!(malformed, Err(SequenceError::Malformed.into()));
     }
 }

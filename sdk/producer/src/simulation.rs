@@ -21,8 +21,8 @@ use weir_core::record::{Compression, RecordBatch};
 use weir_core::wire::frame::{Appended, ProduceAck, ProduceRefusal, Reached};
 use weir_core::wire::{ErrorCode, Outcome};
 
-use super::machine::Machine;
-use super::parts::{BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules};
+use crate::machine::Machine;
+use crate::parts::{BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules};
 
 const PARTITIONS: u32 = 3;
 const SHAPE: BatchShape = BatchShape { compression: Compression::None, bytes_max: 160 };

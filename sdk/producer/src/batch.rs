@@ -1,13 +1,13 @@
-//! A batch on its way: open, queued, in flight. See [`super::partition`] for its states.
+//! A batch on its way: open, queued, in flight. See `partition.rs` for its states.
 
 use bytes::Bytes;
 use weir_core::wire::frame::Appended;
 
-use super::parts::{Now, Resolved, Shaped, Stamp};
 use crate::error::DeliveryError;
+use crate::parts::{Now, Resolved, Shaped, Stamp};
 
 #[derive(Debug)]
-pub(super) enum Content {
+pub(crate) enum Content {
     Records(Shaped),
     /// With the driver, which builds or restamps it.
     Away,
@@ -15,17 +15,17 @@ pub(super) enum Content {
 }
 
 #[derive(Debug)]
-pub(super) struct Open<C> {
-    pub(super) serial: u64,
-    pub(super) records: Shaped,
-    pub(super) completion: C,
-    pub(super) since: Now,
-    pub(super) charged: usize,
+pub(crate) struct Open<C> {
+    pub(crate) serial: u64,
+    pub(crate) records: Shaped,
+    pub(crate) completion: C,
+    pub(crate) since: Now,
+    pub(crate) charged: usize,
 }
 
 impl<C> Open<C> {
     /// The batch, without room for more.
-    pub(super) fn closed(self) -> Batch<C> {
+    pub(crate) fn closed(self) -> Batch<C> {
         Batch {
             serial: self.serial,
             records: self.records.builder.len() as u32,
@@ -43,30 +43,30 @@ impl<C> Open<C> {
     }
 
     /// Its fate, before it was closed.
-    pub(super) fn resolved(self, result: Result<Appended, DeliveryError>) -> Resolved<C> {
+    pub(crate) fn resolved(self, result: Result<Appended, DeliveryError>) -> Resolved<C> {
         let records = self.records.builder.len() as u32;
         Resolved { completion: self.completion, result, charged: self.charged, records }
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Batch<C> {
-    pub(super) serial: u64,
-    pub(super) content: Content,
-    pub(super) records: u32,
+pub(crate) struct Batch<C> {
+    pub(crate) serial: u64,
+    pub(crate) content: Content,
+    pub(crate) records: u32,
     /// `None`: given up, and only its answer is waited for.
-    pub(super) completion: Option<C>,
-    pub(super) since: Now,
-    pub(super) charged: usize,
-    pub(super) stamp: Option<Stamp>,
+    pub(crate) completion: Option<C>,
+    pub(crate) since: Now,
+    pub(crate) charged: usize,
+    pub(crate) stamp: Option<Stamp>,
     /// How many batches of this partition were stamped before it.
-    pub(super) ordinal: u64,
+    pub(crate) ordinal: u64,
     /// The stamp that `content` carries.
-    pub(super) built_with: Option<Stamp>,
+    pub(crate) built_with: Option<Stamp>,
     /// Set while in flight.
-    pub(super) correlation: Option<u64>,
+    pub(crate) correlation: Option<u64>,
     /// Whether a try whose answer never came may have stored it.
-    pub(super) in_doubt: bool,
+    pub(crate) in_doubt: bool,
     /// On how many connections it was sent with its present stamp.
-    pub(super) connections: u32,
+    pub(crate) connections: u32,
 }

@@ -3,7 +3,7 @@
 //!
 //! Events come in by `handle_*`, and what follows from them is taken out by `poll_send` (the next
 //! batch to write) and `poll_resolved` (deliveries to complete). `next_timer` says when
-//! `handle_tick` is wanted. See [`super::partition`] for the states of a batch.
+//! `handle_tick` is wanted. See `partition.rs` for the states of a batch.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use weir_core::ids::ProducerId;
 use weir_core::record::{BuildError, RecordTooLarge};
 use weir_core::wire::frame::ProduceAck;
 
-use super::partition::{Next, Partition, Pushed};
-use super::parts::{
+use crate::backoff::Backoff;
+use crate::partition::{Next, Partition, Pushed};
+use crate::parts::{
     BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules, Shaped, Stamp, Work,
 };
-use super::stamp::restamp;
-use crate::backoff::Backoff;
+use crate::stamp::restamp;
 
 /// How often deadlines are looked at, as a part of the delivery timeout, and its bounds.
 const SCANS_PER_TIMEOUT: u32 = 10;
@@ -28,9 +28,11 @@ const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// A batch to be written.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) correlation: u64,
-    pub(super) key: PartitionKey,
+pub struct Outgoing {
+    /// What its answer will name.
+    pub correlation: u64,
+    /// Where it goes.
+    pub key: PartitionKey,
     slot: usize,
     serial: u64,
     stamp: Stamp,
@@ -39,7 +41,7 @@ pub(super) struct Outgoing {
 
 /// A batch that is ready to be written, and what the machine is to keep of it.
 #[derive(Debug)]
-pub(super) struct Built {
+pub struct Built {
     slot: usize,
     serial: u64,
     stamp: Stamp,
@@ -50,7 +52,8 @@ pub(super) struct Built {
 
 impl Outgoing {
     /// Makes the bytes. Checksums and compression take time: not to be done under a lock.
-    pub(super) fn build(self) -> Built {
+    #[must_use]
+    pub fn build(self) -> Built {
         let Outgoing { slot, serial, stamp, correlation, work, .. } = self;
         let (bytes, spare) = match work {
             Work::Build(mut records) => {
@@ -68,11 +71,11 @@ impl Outgoing {
 /// An answer to something that was not asked: the node broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the node answered batch {0}, which is not under way")]
-pub(super) struct UnknownCorrelation(u64);
+pub struct UnknownCorrelation(u64);
 
 /// The core of a producer. `C` stands for what completes a batch's deliveries.
 #[derive(Debug)]
-pub(super) struct Machine<C> {
+pub struct Machine<C> {
     rules: Rules,
     partitions: Vec<Partition<C>>,
     slots: HashMap<PartitionKey, usize>,
@@ -99,7 +102,8 @@ pub(super) struct Machine<C> {
 
 impl<C: Clone> Machine<C> {
     /// A producer with this id, if it is idempotent and has one already.
-    pub(super) fn new(rules: Rules, id: Option<ProducerId>, seed: u64) -> Machine<C> {
+    #[must_use]
+    pub fn new(rules: Rules, id: Option<ProducerId>, seed: u64) -> Machine<C> {
         Machine {
             rules,
             partitions: Vec::new(),
@@ -122,7 +126,7 @@ impl<C: Clone> Machine<C> {
     }
 
     /// The number under which this machine knows a partition.
-    pub(super) fn slot(&mut self, key: PartitionKey, shape: BatchShape) -> usize {
+    pub fn slot(&mut self, key: PartitionKey, shape: BatchShape) -> usize {
         if let Some(&slot) = self.slots.get(&key) {
             self.partitions[slot].set_shape(shape);
             return slot;
@@ -133,13 +137,17 @@ impl<C: Clone> Machine<C> {
     }
 
     /// Whether a record for this partition would begin a batch.
-    pub(super) fn is_between_batches(&self, slot: usize) -> bool {
+    #[must_use]
+    pub fn is_between_batches(&self, slot: usize) -> bool {
         self.partitions[slot].is_between_batches()
     }
 
     /// Accepts a record, whose share of the buffer is `charged` bytes. The time is asked for where
     /// a batch begins.
-    pub(super) fn handle_record(
+    ///
+    /// # Errors
+    /// The record is larger than a record may be.
+    pub fn handle_record(
         &mut self,
         now: impl Fn() -> Now,
         slot: usize,
@@ -156,12 +164,12 @@ impl<C: Clone> Machine<C> {
     }
 
     /// An empty builder for this partition, to fill and give to [`Machine::handle_batch`].
-    pub(super) fn blank(&mut self, slot: usize) -> Shaped {
+    pub fn blank(&mut self, slot: usize) -> Shaped {
         self.partitions[slot].blank()
     }
 
     /// Accepts a batch that was filled elsewhere, with at least one record.
-    pub(super) fn handle_batch(
+    pub fn handle_batch(
         &mut self,
         now: Now,
         slot: usize,
@@ -184,7 +192,7 @@ impl<C: Clone> Machine<C> {
     }
 
     /// Sends what is open without waiting for more. Returns all batches that are unresolved.
-    pub(super) fn handle_flush(&mut self) -> Vec<C> {
+    pub fn handle_flush(&mut self) -> Vec<C> {
         for slot in 0..self.partitions.len() {
             self.partitions[slot].flush();
             self.mark_ready(slot);
@@ -193,7 +201,7 @@ impl<C: Clone> Machine<C> {
     }
 
     /// A produce stream is open.
-    pub(super) fn handle_connected(&mut self, now: Now) {
+    pub fn handle_connected(&mut self, now: Now) {
         self.connected = true;
         self.trouble = None;
         self.progress_at = now;
@@ -201,7 +209,7 @@ impl<C: Clone> Machine<C> {
     }
 
     /// The produce stream is gone. Nothing that was sent on it will be answered.
-    pub(super) fn handle_disconnected(&mut self, why: &str) {
+    pub fn handle_disconnected(&mut self, why: &str) {
         self.connected = false;
         self.handle_trouble(why);
         self.correlations.clear();
@@ -211,28 +219,28 @@ impl<C: Clone> Machine<C> {
     }
 
     /// Remembers what goes wrong, to say so where a delivery times out.
-    pub(super) fn handle_trouble(&mut self, why: &str) {
+    pub fn handle_trouble(&mut self, why: &str) {
         self.trouble = Some(why.into());
     }
 
     /// Whether a (new) producer id is needed.
-    pub(super) fn wants_id(&self) -> bool {
+    #[must_use]
+    pub fn wants_id(&self) -> bool {
         self.wants_id
     }
 
     /// The node gave a fresh producer id.
-    pub(super) fn handle_id(&mut self, id: ProducerId) {
+    pub fn handle_id(&mut self, id: ProducerId) {
         self.id = Some(id);
         self.wants_id = false;
         (0..self.partitions.len()).for_each(|slot| self.mark_ready(slot));
     }
 
     /// The node answered a batch.
-    pub(super) fn handle_ack(
-        &mut self,
-        now: Now,
-        ack: ProduceAck,
-    ) -> Result<(), UnknownCorrelation> {
+    ///
+    /// # Errors
+    /// [`UnknownCorrelation`]: it was not under way.
+    pub fn handle_ack(&mut self, now: Now, ack: ProduceAck) -> Result<(), UnknownCorrelation> {
         let unknown = UnknownCorrelation(ack.correlation);
         let slot = self.correlations.remove(&ack.correlation).ok_or(unknown)?;
         let random = self.random.f64();
@@ -251,7 +259,7 @@ impl<C: Clone> Machine<C> {
     }
 
     /// Does what is due by now.
-    pub(super) fn handle_tick(&mut self, now: Now) {
+    pub fn handle_tick(&mut self, now: Now) {
         while let Some(&(at, slot)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, slot));
             let partition = &mut self.partitions[slot];
@@ -272,24 +280,27 @@ impl<C: Clone> Machine<C> {
     }
 
     /// When [`Machine::handle_tick`] is wanted next.
-    pub(super) fn next_timer(&self) -> Option<Now> {
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Now> {
         let timer = self.timers.first().map(|(at, _)| *at);
         [timer, self.scan_at].into_iter().flatten().min()
     }
 
     /// Whether batches are under way and none was answered for `limit`.
-    pub(super) fn is_stalled(&self, now: Now, limit: Duration) -> bool {
+    #[must_use]
+    pub fn is_stalled(&self, now: Now, limit: Duration) -> bool {
         !self.correlations.is_empty() && self.progress_at.saturating_add(limit) <= now
     }
 
     /// Whether [`Machine::poll_send`] may have something.
-    pub(super) fn has_ready(&self) -> bool {
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
         self.connected && !self.ready.is_empty()
     }
 
     /// The next batch to write. It must be given back by [`Machine::handle_built`] before another
     /// is taken.
-    pub(super) fn poll_send(&mut self, now: Now) -> Option<Outgoing> {
+    pub fn poll_send(&mut self, now: Now) -> Option<Outgoing> {
         while self.connected {
             let slot = self.ready.pop_front()?;
             let partition = &mut self.partitions[slot];
@@ -323,7 +334,7 @@ impl<C: Clone> Machine<C> {
 
     /// Takes back what was given out, before it is written. Returns the bytes to write, if the
     /// batch could be built.
-    pub(super) fn handle_built(&mut self, built: Built) -> Option<Bytes> {
+    pub fn handle_built(&mut self, built: Built) -> Option<Bytes> {
         let partition = &mut self.partitions[built.slot];
         if let Some(spare) = built.spare {
             partition.handle_spare(spare);
@@ -344,7 +355,7 @@ impl<C: Clone> Machine<C> {
     }
 
     /// Deliveries to complete.
-    pub(super) fn poll_resolved(&mut self) -> Vec<Resolved<C>> {
+    pub fn poll_resolved(&mut self) -> Vec<Resolved<C>> {
         self.unresolved -= self.resolved.len();
         if self.unresolved == 0 {
             self.scan_at = None;
@@ -353,12 +364,13 @@ impl<C: Clone> Machine<C> {
     }
 
     /// Whether every delivery is resolved and taken.
-    pub(super) fn is_idle(&self) -> bool {
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
         self.unresolved == 0
     }
 
     /// Fails all that is unresolved: the producer ends.
-    pub(super) fn handle_abandoned(&mut self) {
+    pub fn handle_abandoned(&mut self) {
         self.connected = false;
         self.correlations.clear();
         let partitions = self.partitions.iter_mut();
@@ -367,7 +379,7 @@ impl<C: Clone> Machine<C> {
 
     /// Batches under way in one partition; for checks.
     #[cfg(test)]
-    pub(super) fn in_flight(&self, slot: usize) -> usize {
+    pub(crate) fn in_flight(&self, slot: usize) -> usize {
         self.partitions[slot].in_flight()
     }
 

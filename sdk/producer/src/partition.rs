@@ -33,15 +33,15 @@ use weir_core::record::{PushError, RecordTooLarge, sequence_plus};
 use weir_core::wire::frame::{Appended, ProduceRefusal};
 use weir_core::wire::{ErrorCode, Outcome};
 
-use super::batch::{Batch, Content, Open};
-use super::parts::{
+use crate::batch::{Batch, Content, Open};
+use crate::error::DeliveryError;
+use crate::parts::{
     BatchShape, Now, PartitionKey, RecordParts, Resolved, Rules, Shaped, Stamp, Work,
 };
-use crate::error::DeliveryError;
 
 /// What a partition has to send.
 #[derive(Debug)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// The batch at this place of the queue.
     Send(usize),
     /// A producer id is needed first.
@@ -52,18 +52,20 @@ pub(super) enum Next {
 
 /// What became of a record that was pushed.
 #[derive(Debug)]
-pub(super) struct Pushed<C> {
-    pub(super) completion: C,
-    pub(super) index: u32,
+pub struct Pushed<C> {
+    /// What completes the deliveries of its batch.
+    pub completion: C,
+    /// Its place in the batch, from 0.
+    pub index: u32,
     /// It began a batch.
-    pub(super) opened: bool,
+    pub opened: bool,
     /// A full batch was closed for it.
-    pub(super) closed: bool,
+    pub closed: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Partition<C> {
-    pub(super) key: PartitionKey,
+pub(crate) struct Partition<C> {
+    pub(crate) key: PartitionKey,
     shape: BatchShape,
     open: Option<Open<C>>,
     /// The open batch is to be sent as soon as there is room for it.
@@ -86,13 +88,13 @@ pub(super) struct Partition<C> {
     trouble: Option<Arc<str>>,
     spare: Option<Shaped>,
     /// Whether it is among those that may have something to send.
-    pub(super) ready: bool,
+    pub(crate) ready: bool,
     /// When its timer goes off, if one is set.
-    pub(super) timer_at: Option<Now>,
+    pub(crate) timer_at: Option<Now>,
 }
 
 impl<C> Partition<C> {
-    pub(super) fn new(key: PartitionKey, shape: BatchShape) -> Partition<C> {
+    pub(crate) fn new(key: PartitionKey, shape: BatchShape) -> Partition<C> {
         Partition {
             key,
             shape,
@@ -118,7 +120,7 @@ impl<C> Partition<C> {
     }
 
     /// Changes how batches to come are built; the open one stays as it is.
-    pub(super) fn set_shape(&mut self, shape: BatchShape) {
+    pub(crate) fn set_shape(&mut self, shape: BatchShape) {
         if self.shape != shape {
             self.shape = shape;
             self.spare = None;
@@ -126,24 +128,24 @@ impl<C> Partition<C> {
     }
 
     /// Whether a record would begin a batch.
-    pub(super) fn is_between_batches(&self) -> bool {
+    pub(crate) fn is_between_batches(&self) -> bool {
         self.open.is_none()
     }
 
     #[cfg(test)]
-    pub(super) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
     /// Batches, the open one included, whose deliveries are not resolved.
-    pub(super) fn unresolved(&self) -> impl Iterator<Item = &C> {
+    pub(crate) fn unresolved(&self) -> impl Iterator<Item = &C> {
         let queued = self.queue.iter().filter_map(|batch| batch.completion.as_ref());
         queued.chain(self.open.iter().map(|open| &open.completion))
     }
 
     /// Adds a record, with `charged` bytes of the buffer, to the open batch, or begins one. The
     /// time is asked for where a batch begins.
-    pub(super) fn push(
+    pub(crate) fn push(
         &mut self,
         now: impl FnOnce() -> Now,
         record: &RecordParts<'_>,
@@ -193,7 +195,7 @@ impl<C> Partition<C> {
     }
 
     /// Queues a batch that was filled elsewhere, behind all records so far.
-    pub(super) fn push_batch(
+    pub(crate) fn push_batch(
         &mut self,
         now: Now,
         records: Shaped,
@@ -208,12 +210,12 @@ impl<C> Partition<C> {
     }
 
     /// Everything so far is to be sent without waiting for more.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.due = self.open.is_some();
     }
 
     /// Whether there may be something to send, now or once something is answered.
-    pub(super) fn has_work(&self, rules: &Rules) -> bool {
+    pub(crate) fn has_work(&self, rules: &Rules) -> bool {
         self.queue.iter().any(|batch| batch.correlation.is_none()) || self.open_is_due(rules)
     }
 
@@ -223,14 +225,14 @@ impl<C> Partition<C> {
     }
 
     /// When something is to happen by itself: the linger or a retry.
-    pub(super) fn next_timer(&self, rules: &Rules) -> Option<Now> {
+    pub(crate) fn next_timer(&self, rules: &Rules) -> Option<Now> {
         let open = self.open.as_ref().filter(|_| !self.due);
         let linger = open.map(|open| open.since.saturating_add(rules.linger));
         [linger, self.retry_at].into_iter().flatten().min()
     }
 
     /// Its timer went off.
-    pub(super) fn handle_timer(&mut self, now: Now, rules: &Rules) {
+    pub(crate) fn handle_timer(&mut self, now: Now, rules: &Rules) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
         }
@@ -239,7 +241,7 @@ impl<C> Partition<C> {
     }
 
     /// What is to be sent next. `id` is the producer's present id.
-    pub(super) fn next(&mut self, now: Now, rules: &Rules, id: Option<ProducerId>) -> Next {
+    pub(crate) fn next(&mut self, now: Now, rules: &Rules, id: Option<ProducerId>) -> Next {
         if self.retry_at.is_some_and(|at| at > now) || self.in_flight >= rules.in_flight_max {
             return Next::Nothing;
         }
@@ -291,7 +293,7 @@ impl<C> Partition<C> {
     }
 
     /// Takes the batch at `place` for sending.
-    pub(super) fn take(&mut self, place: usize, correlation: u64) -> Option<(u64, Stamp, Work)> {
+    pub(crate) fn take(&mut self, place: usize, correlation: u64) -> Option<(u64, Stamp, Work)> {
         let batch = self.queue.get_mut(place)?;
         let stamp = match batch.stamp {
             Some(stamp) => stamp,
@@ -322,7 +324,7 @@ impl<C> Partition<C> {
     }
 
     /// A batch that was taken is built: keeps its bytes for another try.
-    pub(super) fn handle_built(&mut self, serial: u64, bytes: Bytes, stamp: Stamp) {
+    pub(crate) fn handle_built(&mut self, serial: u64, bytes: Bytes, stamp: Stamp) {
         let batch = self.queue.iter_mut().find(|batch| batch.serial == serial);
         if let Some(batch) = batch.filter(|batch| batch.completion.is_some()) {
             batch.content = Content::Built(bytes);
@@ -331,19 +333,19 @@ impl<C> Partition<C> {
     }
 
     /// An empty builder, to be used again.
-    pub(super) fn handle_spare(&mut self, spare: Shaped) {
+    pub(crate) fn handle_spare(&mut self, spare: Shaped) {
         if self.spare.is_none() && spare.shape == self.shape {
             self.spare = Some(spare);
         }
     }
 
     /// An empty builder.
-    pub(super) fn blank(&mut self) -> Shaped {
+    pub(crate) fn blank(&mut self) -> Shaped {
         self.spare.take().unwrap_or_else(|| Shaped::new(self.shape))
     }
 
     /// A batch that was taken cannot be built: it fails, and its numbers are missing.
-    pub(super) fn handle_build_failed(
+    pub(crate) fn handle_build_failed(
         &mut self,
         serial: u64,
         reason: &str,
@@ -357,7 +359,7 @@ impl<C> Partition<C> {
     }
 
     /// The node answered. Returns whether the answer fits what was sent.
-    pub(super) fn handle_answer(
+    pub(crate) fn handle_answer(
         &mut self,
         now: Now,
         correlation: u64,
@@ -457,7 +459,7 @@ impl<C> Partition<C> {
     }
 
     /// The connection is gone, and with it all answers.
-    pub(super) fn handle_disconnected(&mut self, rules: &Rules) {
+    pub(crate) fn handle_disconnected(&mut self, rules: &Rules) {
         self.in_flight = 0;
         let given_up = |batch: &Batch<C>| batch.completion.is_none() && batch.correlation.is_some();
         if self.queue.iter().any(given_up) && rules.idempotent {
@@ -471,7 +473,7 @@ impl<C> Partition<C> {
     }
 
     /// Gives up what was accepted before `now` less the delivery timeout.
-    pub(super) fn expire(
+    pub(crate) fn expire(
         &mut self,
         now: Now,
         rules: &Rules,
@@ -510,7 +512,7 @@ impl<C> Partition<C> {
     }
 
     /// Fails everything: the producer ends.
-    pub(super) fn abandon(&mut self, out: &mut Vec<Resolved<C>>) {
+    pub(crate) fn abandon(&mut self, out: &mut Vec<Resolved<C>>) {
         for batch in self.queue.drain(..) {
             let unknown = batch.correlation.is_some() || batch.in_doubt;
             let outcome = if unknown { Outcome::Unknown } else { Outcome::No };

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use weir_core::record::{BATCH_HEADER_BYTES, BatchHeader};
 
-use super::parts::Stamp;
+use crate::parts::Stamp;
 
 /// Where the checksum is, and where what it covers begins (record batch v2).
 const CHECKSUM_AT: std::ops::Range<usize> = 17..21;
@@ -11,7 +11,7 @@ const CHECKSUM_FROM: usize = 21;
 
 /// The batch in `bytes`, which this producer built, with another stamp. Copies it where somebody
 /// else, such as the connection it was sent on, still holds it.
-pub(super) fn restamp(bytes: Bytes, stamp: Stamp) -> Bytes {
+pub(crate) fn restamp(bytes: Bytes, stamp: Stamp) -> Bytes {
     let Ok(header) = BatchHeader::decode(&bytes) else {
         // It was built by our own builder; a batch the node refuses is the safe way out.
         debug_assert!(false, "a batch that was built does not decode");

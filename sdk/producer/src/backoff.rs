@@ -4,32 +4,32 @@ use std::time::Duration;
 
 /// Bounds of a growing delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     /// The first delay.
-    pub(crate) first: Duration,
+    pub first: Duration,
     /// Delays grow no further than this.
-    pub(crate) most: Duration,
+    pub most: Duration,
 }
 
 impl Backoff {
     /// Between attempts to connect.
-    pub(crate) const CONNECT: Backoff =
+    pub const CONNECT: Backoff =
         Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
     /// Between tries of a request or batch that a node turned away for now.
-    pub(crate) const RETRY: Backoff =
+    pub const RETRY: Backoff =
         Backoff { first: Duration::from_millis(20), most: Duration::from_secs(2) };
 
     /// The delay after `failures` failures in a row: doubling from the first, and between half and
     /// all of that, so that clients of one node do not come back in step. `random` is uniform in
     /// `0.0..1.0`.
-    pub(crate) fn delay(self, failures: u32, random: f64) -> Duration {
+    pub fn delay(self, failures: u32, random: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(16);
         let full = self.first.saturating_mul(1 << doublings).min(self.most);
         full.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 
     /// The same with this thread's random numbers.
-    pub(crate) fn jittered(self, failures: u32) -> Duration {
+    pub fn jittered(self, failures: u32) -> Duration {
         self.delay(failures, fastrand::f64())
     }
 }
