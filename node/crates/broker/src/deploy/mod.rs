@@ -10,13 +10,16 @@
 //! What the lane reads, and where its outputs go, may be led by others ([`source`], [`deliver`]).
 
 mod append;
+mod budget;
 mod changes;
 pub mod deliver;
 mod distributor;
 mod entry;
 pub mod http;
+mod inspect;
 mod kept;
 mod lane;
+mod lines;
 mod log;
 mod meter;
 mod read;
@@ -29,15 +32,18 @@ mod thread;
 mod versions;
 
 use crate::broker::Shared;
+use budget::CpuBudget;
 use distributor::Distributor;
 use http::SystemTrust;
 use lane::LaneTask;
+use lines::Lines;
 use log::ModuleLog;
 use meter::Meter;
 use source::Source;
 use state::{States, lock};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use weir_core::deploy::keys::Lane;
@@ -224,6 +230,14 @@ impl Deployments {
             None => ModuleLog::default(),
         };
         let (mut lanes, log) = (Vec::new(), Arc::new(log));
+        let (wanted, most) = (deployment.spec.cpu_percent, shared.config.deployment_cpu_percent);
+        let budget = Arc::new(CpuBudget::new(wanted, most, Instant::now()));
+        let lines = deployment.spec.log_topic.as_ref().map(|topic| {
+            let (of, orders) = ((&*deployment, topic.as_str()), orders.subscribe());
+            let (lines, task) = Lines::open(shared, &self.states, orders, of);
+            distributing.spawn_on(task.run(), &self.thread);
+            lines
+        });
         for index in (0..input.config.partitions).map(PartitionIndex) {
             let pair = registry.partition(input.id, index).zip(registry.partition(home.id, index));
             let Some((input, home)) = pair else { continue };
@@ -244,6 +258,8 @@ impl Deployments {
             let task = LaneTask {
                 turns: turns.clone(),
                 log: log.clone(),
+                budget: budget.clone(),
+                lines: lines.clone(),
                 shared: shared.clone(),
                 deployments: self.clone(),
                 lane,
