@@ -1,5 +1,5 @@
-//! `weir module replay` against a real node: what a deployment made of its input is made again, byte
-//! for byte, and what is not the same is found.
+//! `weir module replay` against a real node: what a deployment made of its input is made again,
+//! byte for byte, and what is not the same is found.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -23,13 +23,15 @@ impl Site {
     fn start() -> Result<Site> {
         let dir = tempfile::tempdir()?;
         let site = Site { node: NodeProcess::start(dir.path())?, dir };
-        for (topic, partitions) in [("in", 2), ("same", 2), ("other", 2), ("wide", 3)] {
+        for (topic, partitions) in [("in", 2), ("same", 2), ("other", 2), ("wins", 2), ("wide", 3)]
+        {
             site.weir(&["topic", "create", topic, &format!("--partitions={partitions}")]).expect(0);
         }
         for (module, name, version) in [
             ("running_total", "total", "1.0.0"),
             ("running_stats", "total", "2.0.0"),
             ("unit_range", "units", "1.0.0"),
+            ("tumbling_window", "windows", "1.0.0"),
         ] {
             let (file, name) = (example(module), format!("--name={name}"));
             let version = format!("--version={version}");
@@ -54,11 +56,13 @@ impl Site {
         let line = |n: u64| {
             let (key, v) = (n * 7 % 20, n % 13);
             let w = if n < 250 { v } else { v + 1 };
-            format!("k{key}|{{\"n\":{n},\"v\":{v},\"w\":{w}}}\n")
+            let time = 1_767_225_600_000 + n * 1_000;
+            format!("{{\"k\":\"k{key}\",\"t\":{time},\"n\":{n},\"v\":{v},\"w\":{w}}}\n")
         };
         std::fs::write(&path, (from..to).map(line).collect::<String>())?;
         let file = path.to_string_lossy();
-        self.weir(&["produce", "in", &file, "--key-prefix=|"]).expect(0);
+        let how = ["--format=json", "--key-pointer=/k", "--time-pointer=/t"];
+        self.weir(&[&["produce", "in", &file], &how[..]].concat()).expect(0);
         Ok(())
     }
 
@@ -97,9 +101,9 @@ fn sum(compared: &Value, figure: &str) -> u64 {
 }
 
 /// Goal: what a module without state and one with state made is made again, byte for byte: all of
-/// it, and parts of it; with outputs in the home and by way of an outbox, where outputs of two
-/// partitions lie side by side. Whatever was not made by this version is found, with the first
-/// difference.
+/// it, and parts of it; with timers; with outputs in the home and by way of an outbox, where
+/// outputs of two partitions lie side by side. Whatever was not made by this version is found, with
+/// the first difference.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_bytes_again() -> Result<()> {
     let site = Site::start()?;
@@ -111,10 +115,12 @@ async fn the_same_bytes_again() -> Result<()> {
     );
     site.create("sums", "total@1.0.0", "same", &["--param=field=v"]);
     site.create("wide", "total@1.0.0", "wide", &["--param=field=v", "--on-error=skip"]);
+    let windows = ["--param=field=v", "--param=seconds=30", "--lateness=20s"];
+    site.create("windows", "windows@1.0.0", "wins", &windows);
     for (from, to) in [(0, 100), (100, 101), (101, 400)] {
         site.produce(from, to)?;
     }
-    for name in ["units", "sums", "wide"] {
+    for name in ["units", "sums", "wide", "windows"] {
         site.settle(name).await?;
         let all = site.compare(name, &[], 0);
         assert_eq!(sum(&all, "records_in"), 400, "{all}");
@@ -124,7 +130,7 @@ async fn the_same_bytes_again() -> Result<()> {
         }
     }
     // A part of it: without state from right there, with state from the beginning.
-    for (name, before) in [("units", 0), ("sums", 37), ("wide", 37)] {
+    for (name, before) in [("units", 0), ("sums", 37), ("wide", 37), ("windows", 37)] {
         let part = site.compare(name, &["--partition=1", "--from=37", "--to=90"], 0);
         assert_eq!(sum(&part, "records_in"), 53, "{part}");
         assert_eq!(sum(&part, "records_before"), before, "{part}");

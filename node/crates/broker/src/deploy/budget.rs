@@ -1,8 +1,8 @@
 //! How much CPU time the module of a deployment may take on this node. Pure.
 //!
-//! CPU time trickles into a bucket at the deployment's share of a core, and every call of the module
-//! takes out what it took. A call is never cut short for it: the bucket may come to owe, and the
-//! lanes then stand still until it does not. What is not used is kept for
+//! CPU time trickles into a bucket at the deployment's share of a core, and every call of the
+//! module takes out what it took. A call is never cut short for it: the bucket may come to owe,
+//! and the lanes then stand still until it does not. What is not used is kept for
 //! [`DEPLOYMENT_CPU_WINDOW`] at most.
 
 use super::state::lock;

@@ -230,14 +230,8 @@ impl Deployments {
             None => ModuleLog::default(),
         };
         let (mut lanes, log) = (Vec::new(), Arc::new(log));
-        let (wanted, most) = (deployment.spec.cpu_percent, shared.config.deployment_cpu_percent);
-        let budget = Arc::new(CpuBudget::new(wanted, most, Instant::now()));
-        let lines = deployment.spec.log_topic.as_ref().map(|topic| {
-            let (of, orders) = ((&*deployment, topic.as_str()), orders.subscribe());
-            let (lines, task) = Lines::open(shared, &self.states, orders, of);
-            distributing.spawn_on(task.run(), &self.thread);
-            lines
-        });
+        let budget = Arc::new(budget(shared, &deployment));
+        let lines = self.lines(shared, &deployment, (&orders, &distributing));
         for index in (0..input.config.partitions).map(PartitionIndex) {
             let pair = registry.partition(input.id, index).zip(registry.partition(home.id, index));
             let Some((input, home)) = pair else { continue };
@@ -278,6 +272,20 @@ impl Deployments {
             running.drain(&self.thread);
         }
         Some(running)
+    }
+
+    /// The way to the log topic, if the deployment names one.
+    fn lines(
+        &self,
+        shared: &Arc<Shared>,
+        deployment: &Deployment,
+        (orders, tasks): (&watch::Sender<Orders>, &TaskTracker),
+    ) -> Option<Lines> {
+        let topic = deployment.spec.log_topic.as_deref()?;
+        let orders = orders.subscribe();
+        let (lines, task) = Lines::open(shared, &self.states, orders, (deployment, topic));
+        tasks.spawn_on(task.run(), &self.thread);
+        Some(lines)
     }
 
     /// Removes from the log what deployments that are gone left in partitions that are still there,
@@ -336,6 +344,12 @@ impl Running {
             (orders.ended, orders.abandoned) = (true, true);
         });
     }
+}
+
+/// What CPU time the module of a deployment may take on this node.
+fn budget(shared: &Shared, deployment: &Deployment) -> CpuBudget {
+    let most = shared.config.deployment_cpu_percent;
+    CpuBudget::new(deployment.spec.cpu_percent, most, Instant::now())
 }
 
 /// The deployments that there are.

@@ -38,7 +38,8 @@ pub fn is_stateless(module: &Module, lane: &LaneInfo) -> bool {
 }
 
 /// Where to begin in order to replay what comes from `from` on; `None`: from where the present
-/// version took over, as far as that is known, or else from as early as can be. What lies between is run, too, and what comes of it is left out.
+/// version took over, as far as that is known, or else from as early as can be. What lies between
+/// is run, too, and what comes of it is left out.
 ///
 /// # Errors
 /// The state at `from` cannot be had; where it can is said.

@@ -17,11 +17,12 @@ use crate::connect;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output;
 use compare::{Compared, Comparison, Held};
-use run::{Output, Replay, Totals};
+use run::{Output, Replay, State, Totals};
 use search::{Found, Parting};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use weir_client::{Client, StartAt};
 use weir_core::deploy::{Deployment, OnError, Version};
 use weir_core::module::name::ModuleRef;
@@ -229,7 +230,8 @@ impl<'a> Job<'a> {
         let deployment = &self.info.deployment;
         let runner = self.runner(deployment, lane.partition)?;
         let place = (deployment.name.as_str(), lane.partition);
-        let state = begin::state(self.client, place, begin, (&self.module, &runner)).await?;
+        let (state, watermark) =
+            begin::state(self.client, place, begin, (&self.module, &runner)).await?;
         let partitions: Vec<u32> =
             self.topics.iter().map(|topic| topic.config.partitions).collect();
         let mut replay = Replay {
@@ -238,7 +240,7 @@ impl<'a> Job<'a> {
             index: lane.partition,
             partitions: &partitions,
             runner,
-            state,
+            state: (Arc::new(State::new(state)), watermark),
             range: (begin.offset(), from, to),
             totals: Totals::default(),
         };

@@ -3,7 +3,7 @@
 use crate::commands::sdk;
 use crate::exit::{CommandResult, Failure};
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weir_client::{Batch, Client, ResetPolicy, StartAt};
 use weir_core::deploy::{Deployment, Mode};
 use weir_core::limits;
@@ -11,7 +11,7 @@ use weir_core::record::{Header, Record, Records, Retained};
 use weir_core::{Offset, PartitionIndex, TimestampMs};
 use weir_wasm::columns::Watermark;
 use weir_wasm::output::OutputRecord;
-use weir_wasm::state::MemoryState;
+use weir_wasm::state::{MemoryState, StateView};
 use weir_wasm::{Report, Runner, Work};
 
 /// A record that the module made.
@@ -42,6 +42,38 @@ pub struct Totals {
     pub stopped: Option<(Offset, String)>,
 }
 
+/// The state of a replay: changed between batches, and not copied for each.
+pub struct State(Mutex<MemoryState>);
+
+impl State {
+    /// The state as it is to begin with.
+    pub fn new(state: MemoryState) -> State {
+        State(Mutex::new(state))
+    }
+
+    fn now(&self) -> MutexGuard<'_, MemoryState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StateView for State {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.now().get(key)
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Bytes, Bytes)> {
+        self.now().scan(prefix, after, limit)
+    }
+
+    fn due(&self, watermark: TimestampMs) -> Vec<(Bytes, TimestampMs)> {
+        self.now().due(watermark)
+    }
+
+    fn timer(&self, key: &[u8]) -> Option<TimestampMs> {
+        self.now().timer(key)
+    }
+}
+
 /// A replay of one partition.
 pub struct Replay<'a> {
     /// The node.
@@ -55,7 +87,7 @@ pub struct Replay<'a> {
     /// The module.
     pub runner: Runner,
     /// Its state, and where the watermark stands.
-    pub state: (MemoryState, TimestampMs),
+    pub state: (Arc<State>, TimestampMs),
     /// The first record to run, the first whose outputs are wanted, and behind the last one.
     pub range: (Offset, Offset, Offset),
     /// What it added up to.
@@ -116,7 +148,7 @@ impl Replay<'_> {
             lateness_ms: i64::from(self.deployment.spec.lateness_ms),
             event_time_max: TimestampMs(now.0.saturating_add(limits::EVENT_TIME_AHEAD_MS)),
         };
-        let state = Arc::new(self.state.0.clone());
+        let state = self.state.0.clone();
         let work = Work { records: Some(records.clone()), topic: 0, watermark, state };
         let made = self.runner.process(work).await.map_err(anyhow::Error::from)?;
         let outputs = made.parts.iter().flat_map(|part| part.iter(&records));
@@ -127,7 +159,7 @@ impl Replay<'_> {
                 take(self.output(source, &output))?;
             }
         }
-        self.state.0.apply(&made.changes);
+        self.state.0.now().apply(&made.changes);
         self.state.1 = made.watermark.map_or(self.state.1, |watermark| watermark.at);
         self.account(&offsets, &made.report);
         Ok(())
