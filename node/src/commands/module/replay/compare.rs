@@ -226,9 +226,10 @@ fn of_range(all: Vec<LaneOutput>, (begin, end): (Offset, Offset)) -> Written {
     let mut back = false;
     for entry in all {
         let Some(input) = entry.input else { continue };
-        // State and position went back to a snapshot: the same inputs come again.
-        back |= before.is_some_and(|before| input < before);
-        let from = before.replace(input);
+        // State and position went back to a snapshot: inputs come again, from an unknown one on.
+        let went_back = before.is_some_and(|before| input < before);
+        back |= went_back;
+        let from = before.replace(input).filter(|_| !went_back);
         if input <= begin {
             closed.begin |= input == begin;
             continue;
