@@ -199,6 +199,12 @@ fn deployments(text: &mut Text, deployments: &[DeploymentStatus]) {
     each(counter, "weir_deployment_cpu_seconds_total", "CPU time of the module.", |l| {
         l.cpu_us as f64 / 1e6
     });
+    each(counter, "weir_deployment_throttled_seconds_total", "Time over the CPU budget.", |l| {
+        l.throttled_us as f64 / 1e6
+    });
+    each(counter, "weir_deployment_log_lines_lost_total", "Not in the log topic.", |l| {
+        l.log_lines_lost as f64
+    });
     each(counter, "weir_deployment_http_requests_total", "Requests over HTTP.", |l| {
         l.http_requests as f64
     });

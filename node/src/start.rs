@@ -109,6 +109,7 @@ pub fn broker_config(settings: &Settings) -> Result<BrokerConfig, String> {
     config.mtu = settings.mtu.0;
     config.receive_window_bytes = bytes(settings.connection_window.0);
     config.send_window_bytes = bytes(settings.send_window.0);
+    config.deployment_cpu_percent = settings.deployment_cpu;
     config.compiler = compiler();
     let rack = match &settings.rack {
         Off::On(rack) => Some(rack.as_str()),

@@ -47,6 +47,7 @@ const COMMANDS: &[(&str, Shown)] = &[
     ("module test", Shown::By(&["MODULE", "--input=LINES", "--param=text=o"])),
     ("module inspect", Shown::By(&["MODULE"])),
     ("module push", Shown::By(&["MODULE", "--name=kept", "--version=1.0.0"])),
+    ("module replay", Shown::Elsewhere),
     ("module list", Shown::By(&[])),
     ("module delete", Shown::By(&["kept@1.0.0"])),
     ("transform create", Shown::Elsewhere),

@@ -144,6 +144,8 @@ impl Run {
                 from_latest: false,
                 retries: 0,
                 lateness_ms: 0,
+                cpu_percent: 0,
+                log_topic: None,
                 http: None,
             };
             admin.create_deployment(name, spec).await?;

@@ -58,6 +58,8 @@ impl Run {
             kind: DeploymentKind::Transform,
             retries: 0,
             lateness_ms: 0,
+            cpu_percent: 0,
+            log_topic: None,
             http: None,
         };
         admin.create_deployment("t", spec).await?;

@@ -18,7 +18,8 @@ Examples:
   weir consumer create alerts --module webhook-alert@1.0.0 --from readings \\
       --param url=https://example.com/hook --param field=celsius --param above=80 \\
       --allow-http example.com --on-error retry --retries 20
-  weir consumer create table --module latest-value@1.0.0 --from readings --to changes
+  weir consumer create table --module latest-value@1.0.0 --from readings --to changes \\
+      --cpu 50 --log-topic module-logs
 
 The position moves only behind records that the module worked on. What it publishes to the topics of
 --to, its state and the position become durable together: each input counts once, whatever fails.

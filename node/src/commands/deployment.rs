@@ -26,6 +26,9 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
 /// Lines that a node has at most.
 const LINES_MAX: i64 = limits::DEPLOYMENT_LOG_LINES_MAX as i64;
 
+/// Largest CPU budget.
+const CPU_MAX: i64 = limits::DEPLOYMENT_CPU_PERCENT_MAX as i64;
+
 /// What is to be done with deployments of one kind.
 #[derive(Debug)]
 pub enum Action {
@@ -78,6 +81,13 @@ pub struct CreateArgs {
     /// Begin with what comes, rather than with what is there
     #[arg(long)]
     from_latest: bool,
+    /// Most CPU time that the module may take on a node, in percent of one core, all partitions
+    /// there together; above it, the deployment stands still for a while
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=CPU_MAX))]
+    cpu: Option<u32>,
+    /// A topic that gets what the module logs, too: the key is the deployment, headers say the rest
+    #[arg(long, value_name = "TOPIC")]
+    log_topic: Option<String>,
 }
 
 /// Arguments of `replace`.
@@ -172,6 +182,8 @@ impl CreateArgs {
             lateness_ms: u32::try_from(self.lateness.0.as_millis())
                 .map_err(|_| Failure::usage("--lateness is at most 49 days"))?,
             http,
+            cpu_percent: self.cpu.unwrap_or(0),
+            log_topic: self.log_topic,
         };
         Ok(Action::Create(self.name, Box::new(spec)))
     }
@@ -395,12 +407,32 @@ impl Site<'_> {
             let lateness_s = f64::from(spec.lateness_ms) / 1e3;
             output::print_line(&format!("  lateness  {lateness_s} s of event time"))?;
         }
+        if spec.cpu_percent > 0 {
+            output::print_line(&format!("  cpu       {} % of a core", spec.cpu_percent))?;
+        }
+        if let Some(topic) = &spec.log_topic {
+            output::print_line(&format!("  logs to   {topic}"))?;
+        }
         let dead = deployment.dead_letter_topic();
         let dead = dead.map_or(String::new(), |topic| format!(" to {topic}"));
         output::print_line(&format!("  on error  {}{dead}\n", policy(spec)))?;
         show_partitions(info)?;
         if let Some(snapshots) = snapshots(partitions) {
             output::print(&format!("\n{}", snapshots.render()))?;
+        }
+        for p in partitions.iter().filter(|p| p.throttled_us > 0) {
+            output::print_line(&format!(
+                "partition {} stood still for {:.1} s: the module had used its CPU budget",
+                p.partition,
+                p.throttled_us as f64 / 1e6
+            ))?;
+        }
+        for p in partitions.iter().filter(|p| p.log_lines_lost > 0) {
+            let lost = thousands(p.log_lines_lost);
+            output::print_line(&format!(
+                "partition {}: {lost} log lines did not get to their topic",
+                p.partition
+            ))?;
         }
         for p in partitions {
             let Some(error) = &p.last_error else { continue };

@@ -14,7 +14,7 @@ Examples:
   weir transform create zones --module gps-geofence@1.2.0 --from gps.raw --to gps.zones \\
       --param areas=@areas.json
   weir transform create units --module unit-range@1.0.0 --from raw --to clean --param field=t \\
-      --on-error dead-letter
+      --on-error dead-letter --cpu 25 --log-topic module-logs
 
 Outputs, the module's state and the position become durable together: each input counts once,
 whatever fails. Records that the module cannot work on stop it unless --on-error says otherwise.")]

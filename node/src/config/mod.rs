@@ -237,6 +237,10 @@ settings! {
     /// Most subscriptions at once, one for each partition that a consumer reads.
     subscriptions: u32 = "limits.subscriptions", limits::SUBSCRIPTIONS_MAX as u32;
 
+    /// Most CPU time that the module of one transform or consumer may take on this node, in percent
+    /// of one core, at most 6400; 0 is no bound. A deployment may ask for less (--cpu).
+    deployment_cpu: u32 = "limits.deployment_cpu", 0;
+
     /// What is logged to stderr: off, error, warn, info, debug, trace, or levels per crate such as
     /// `info,weir_log=debug`.
     log_level: String = "logging.level", "info".to_owned();
@@ -327,6 +331,10 @@ impl Settings {
                 "memory.produce_budget must be at least 4MiB, one batch",
             ),
             (self.fetch_budget.0 >= batch, "memory.fetch_budget must be at least 4MiB, one batch"),
+            (
+                self.deployment_cpu <= limits::DEPLOYMENT_CPU_PERCENT_MAX,
+                "limits.deployment_cpu must be at most 6400 percent",
+            ),
             (self.slow_budget.0 <= 4_096 * mib, "memory.slow_budget must be at most 4GiB"),
         ];
         if let Some((_, reason)) = checks.into_iter().chain(self.sizes()).find(|(good, _)| !good) {

@@ -281,6 +281,8 @@ fn repeatable(request: &Request) -> bool {
         | Request::PushModule { .. }
         | Request::Deployments { .. }
         | Request::DeploymentLog { .. }
+        | Request::LaneSnapshot { .. }
+        | Request::LaneOutputs { .. }
         | Request::PauseDeployment { .. }
         | Request::Status {}
         | Request::Cluster {}

@@ -1,8 +1,8 @@
 //! Deployments of modules.
 
 use weir_core::deploy::{DeploymentSpec, Version};
-use weir_core::ids::{Offset, PartitionIndex};
-use weir_core::wire::deployments::{DeploymentInfo, ModuleLine};
+use weir_core::ids::{Offset, PartitionIndex, TopicId};
+use weir_core::wire::deployments::{DeploymentInfo, LaneOutput, ModuleLine, SnapshotPage};
 use weir_core::wire::message::{Request, Response};
 
 use crate::admin::Admin;
@@ -107,6 +107,46 @@ impl Admin {
         let request = Request::DeploymentLog { name: name.to_owned(), from, lines };
         match self.client.request(&request).await? {
             Response::DeploymentLog { lines, next } => Ok((lines, next)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A page of a snapshot of the state of one partition of a deployment, which was taken at
+    /// `offset` ([`LaneInfo::snapshots`](weir_core::wire::deployments::LaneInfo::snapshots)). It
+    /// leaves out `skip` keys and timers: what [`SnapshotPage::next`] of the page before says.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `invalid-argument` if there is no such snapshot (any more).
+    pub async fn lane_snapshot(
+        &self,
+        name: &str,
+        partition: PartitionIndex,
+        (offset, skip): (Offset, u64),
+    ) -> Result<SnapshotPage, RequestError> {
+        let name = name.to_owned();
+        let request = Request::LaneSnapshot { name, partition, offset, skip };
+        match self.client.request(&request).await? {
+            Response::LaneSnapshot(page) => Ok(*page),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Which records of an output partition one partition of a deployment wrote: some of them, from
+    /// the entry on that holds the offset `from`; and where to go on, which is `from` again at the
+    /// end.
+    ///
+    /// # Errors
+    /// [`RequestError`]
+    pub async fn lane_outputs(
+        &self,
+        (name, lane): (&str, PartitionIndex),
+        (topic, partition): (TopicId, PartitionIndex),
+        from: Offset,
+    ) -> Result<(Vec<LaneOutput>, Offset), RequestError> {
+        let name = name.to_owned();
+        let request = Request::LaneOutputs { name, lane, topic, partition, from };
+        match self.client.request(&request).await? {
+            Response::LaneOutputs { entries, next } => Ok((entries, next)),
             _ => Err(unexpected()),
         }
     }

@@ -1,6 +1,6 @@
 //! Modules: uploading, listing, deleting.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use weir_core::limits;
 use weir_core::module::Module;
 use weir_core::module::name::ModuleRef;
@@ -39,8 +39,7 @@ impl Admin {
         component: Bytes,
         mut progress: impl FnMut(u64),
     ) -> Result<Module, RequestError> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &component);
-        let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = sha256_of(&component);
         let bytes = component.len() as u64;
         let begin = Request::BeginUpload { sha256: sha256.clone(), bytes };
         let mut have = self.uploaded(&begin).await?;
@@ -71,6 +70,25 @@ impl Admin {
         }
     }
 
+    /// The bytes of a module that the node knows, checked against its hash.
+    ///
+    /// # Errors
+    /// [`RequestError`]; `protocol` if what came is not the module.
+    pub async fn module_bytes(&self, module: &Module) -> Result<Bytes, RequestError> {
+        let mut bytes = BytesMut::new();
+        while (bytes.len() as u64) < module.bytes {
+            let (sha256, at) = (module.sha256.clone(), bytes.len() as u64);
+            match self.client.request(&Request::ModulePart { sha256, at }).await? {
+                Response::ModulePart { data } if !data.is_empty() => bytes.extend_from_slice(&data),
+                _ => return Err(unexpected()),
+            }
+        }
+        match sha256_of(&bytes) == module.sha256 {
+            true => Ok(bytes.freeze()),
+            false => Err(unexpected()),
+        }
+    }
+
     /// Forgets a module version. Subscriptions that run it go on until they end.
     ///
     /// # Errors
@@ -85,6 +103,12 @@ impl Admin {
             _ => Err(unexpected()),
         }
     }
+}
+
+/// In hex.
+fn sha256_of(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether an upload may go on after this: lost answers, and parts that do not continue.

@@ -46,6 +46,9 @@ pub struct BrokerConfig {
     /// Bytes of batches that may wait in memory for subscribers that do not read, all of them
     /// together. Beyond that they are forgotten and read again.
     pub slow_budget_bytes: usize,
+    /// Most CPU time that the module of one deployment may take on this node, in percent of one
+    /// core, whatever the deployment asks for. 0: no bound.
+    pub deployment_cpu_percent: u32,
     /// Where uploaded modules are compiled. In a process of its own, or a hostile module could take
     /// the node's memory and time.
     pub compiler: Compiler,
@@ -77,6 +80,7 @@ impl BrokerConfig {
             send_window_bytes: limits::SEND_WINDOW_BYTES,
             trickle_linger: limits::TRICKLE_LINGER,
             slow_budget_bytes: limits::SLOW_BUDGET_BYTES,
+            deployment_cpu_percent: 0,
             compiler: Compiler::Here,
             cluster: None,
             mtu: None,

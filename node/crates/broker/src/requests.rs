@@ -111,6 +111,8 @@ async fn answer(session: &Session, request: Request) -> Result<Response, WireErr
         | Request::PauseDeployment { .. }
         | Request::ReplaceDeployment { .. }
         | Request::DeleteDeployment { .. }
+        | Request::LaneSnapshot { .. }
+        | Request::LaneOutputs { .. }
         | Request::CheckDeployment { .. }) => deploy::requests::answer(session, request).await,
         Request::Status {} => {
             let all = status::of_node(&session.shared);

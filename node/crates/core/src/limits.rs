@@ -154,6 +154,10 @@ pub const DEPLOYMENT_OUTPUTS_MAX: usize = 16;
 /// Most keyed state of one deployment for one input partition, keys and values, in bytes. The rest
 /// of what a partition may hold is for the marks of deployments that write to it.
 pub const LANE_STATE_BYTES_MAX: usize = STATE_BYTES_MAX - MIB;
+/// A page of such a snapshot, as a client is given it, has about so many bytes.
+pub const SNAPSHOT_PAGE_BYTES: usize = 256 * KIB;
+/// Most entries of an output partition that a client is told of at once.
+pub const LANE_OUTPUTS_PAGE_MAX: usize = 4_096;
 /// Snapshots of a lane's state that are kept, from when other versions took over.
 pub const LANE_SNAPSHOTS_MAX: usize = 2;
 /// Most keyed state of all deployments of one node together, in bytes.
@@ -165,6 +169,13 @@ pub const DEPLOYMENT_AT_WORK_MAX: usize = 2;
 /// The same for lanes of consumers that may send requests over HTTP: they wait for others, and must
 /// not take the turns of those that do not.
 pub const HTTP_LANES_AT_WORK_MAX: usize = 32;
+/// How far ahead of the node's clock an event time counts for a deployment's watermark, in
+/// milliseconds: one wrong date of a receiver must not end all windows for ever.
+pub const EVENT_TIME_AHEAD_MS: i64 = 3_600_000;
+/// Largest CPU budget of one deployment on one node, in percent of one core.
+pub const DEPLOYMENT_CPU_PERCENT_MAX: u32 = 6_400;
+/// A deployment that did not use its CPU budget for a while may make up for this much of that time.
+pub const DEPLOYMENT_CPU_WINDOW: Duration = Duration::from_secs(1);
 /// A lane makes one entry of the outputs of several input batches, up to about so many bytes.
 pub const LANE_ENTRY_BYTES: usize = MIB;
 /// What a distributor reads from an outbox at a time, in bytes; one entry always fits.
@@ -179,6 +190,12 @@ pub const LANE_RETRY_MIN: Duration = Duration::from_millis(100);
 pub const LANE_RETRY_MAX: Duration = Duration::from_secs(30);
 /// Most lines of its modules' log that a node keeps for one deployment.
 pub const DEPLOYMENT_LOG_LINES_MAX: usize = 1_000;
+/// Most lines of one deployment that wait to be appended to its log topic; more are dropped and
+/// counted.
+pub const LOG_TOPIC_QUEUE_LINES_MAX: usize = 1_000;
+/// Most lines that are appended to a log topic at once. What a module logs in one line is at most
+/// 4 KiB, so all of them fit a batch.
+pub const LOG_TOPIC_BATCH_LINES_MAX: usize = 256;
 /// Most bytes of those lines.
 pub const DEPLOYMENT_LOG_BYTES_MAX: usize = 128 * KIB;
 /// Most hosts that a consumer may be allowed to send requests to.
@@ -328,6 +345,9 @@ const _: () = {
     assert!(LANE_ENTRY_BYTES <= BATCH_BYTES_MAX);
     // All lines that are kept fit an answer, with what is around each.
     assert!(DEPLOYMENT_LOG_BYTES_MAX + 128 * DEPLOYMENT_LOG_LINES_MAX <= CONTROL_BYTES_MAX);
+    // A page of a snapshot fits a control message: one entry does not count, so that any fits.
+    assert!(2 * SNAPSHOT_PAGE_BYTES + STATE_KEY_BYTES_MAX < CONTROL_BYTES_MAX);
+    assert!(32 * LANE_OUTPUTS_PAGE_MAX < CONTROL_BYTES_MAX);
     // A part of an upload fits a control message.
     assert!(UPLOAD_PART_BYTES_MAX * 2 <= CONTROL_BYTES_MAX);
     assert!(MTU_LOOPBACK <= MTU_MAX);

@@ -175,7 +175,7 @@ fn json_headers(record: &RecordView<'_>, out: &mut Vec<u8>) {
 }
 
 /// `,"name":"text"`, or `,"name_base64":"…"` where the bytes are not UTF-8.
-fn json_member(name: &str, bytes: Option<&[u8]>, out: &mut Vec<u8>) {
+pub fn json_member(name: &str, bytes: Option<&[u8]>, out: &mut Vec<u8>) {
     let text = bytes.map(std::str::from_utf8);
     let suffix = if matches!(text, Some(Err(_))) { "_base64" } else { "" };
     out.extend_from_slice(format!(",\"{name}{suffix}\":").as_bytes());

@@ -5,7 +5,7 @@
 //! a member of the group, or as nobody's where partitions are named.
 
 mod args;
-mod format;
+pub mod format;
 pub mod from;
 mod output;
 

@@ -191,6 +191,8 @@ async fn deploy(client: &Client, folder: &Path, example: &Example) -> Result<(),
         from_latest: false,
         retries: 0,
         lateness_ms: 0,
+        cpu_percent: 0,
+        log_topic: None,
         http: None,
     };
     let created = admin.create_deployment(example.name, spec).await;

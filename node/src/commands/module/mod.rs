@@ -4,6 +4,7 @@ mod build;
 mod inspect;
 mod new;
 mod push;
+mod replay;
 mod sdk_files;
 mod test;
 
@@ -28,6 +29,8 @@ enum Command {
     Build(build::Args),
     /// Run a module over records of a file, in the engine of a node and with its limits
     Test(Box<test::Args>),
+    /// Run a deployment's module once more over records that the node has, and compare
+    Replay(replay::Args),
     /// Show what a module is: its world, parameters, imports, size, hash
     Inspect(inspect::Args),
     /// Upload a module to the node, under a name and version
@@ -48,6 +51,7 @@ pub async fn run(args: Args, globals: &Globals) -> CommandResult {
         Command::New(args) => new::run(&args, globals),
         Command::Build(args) => build::run(&args, globals).await,
         Command::Test(args) => test::run(*args, globals).await,
+        Command::Replay(args) => replay::run(args, globals).await,
         Command::Inspect(args) => inspect::run(&args, globals).await,
         Command::Push(args) => push::push(&args, globals).await,
         Command::List => push::list(globals).await,
@@ -80,7 +84,12 @@ fn read(path: &Path) -> Result<Upload, Failure> {
 
 /// Compiles and links a module.
 async fn prepare(path: &Path, upload: &Upload) -> Result<Module, Failure> {
-    let failed = |what: String| Failure::new(Exit::Refused, format!("{}: {what}", path.display()));
+    prepare_named(&path.display().to_string(), upload).await
+}
+
+/// The same, with what to call it in messages.
+async fn prepare_named(name: &str, upload: &Upload) -> Result<Module, Failure> {
+    let failed = |what: String| Failure::new(Exit::Refused, format!("{name}: {what}"));
     let engine = Engine::new().map_err(|error| failed(error.to_string()))?;
     let module = Module::prepare(&engine, upload, None, &Compiler::Here).await;
     module.map_err(|error| failed(error.to_string()))

@@ -23,7 +23,8 @@ use weir_core::wire::cluster::{
     Rebalance, ReplicasInfo,
 };
 use weir_core::wire::deployments::{
-    DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneSnapshot, ModuleLevel, ModuleLine,
+    DeploymentInfo, LaneCondition, LaneError, LaneInfo, LaneOutput, LaneSnapshot, ModuleLevel,
+    ModuleLine, SnapshotPage,
 };
 use weir_core::wire::frame::{
     Appended, DataHeader, ProduceAck, ProduceHeader, ProduceRefusal, Reached,
@@ -206,6 +207,20 @@ pub fn requests() -> Vec<Request> {
             address: ":7447".into(),
             request: Bytes::from_static(&[0x30, 0]),
         })),
+        Request::LaneSnapshot {
+            name: "zones".into(),
+            partition: PARTITION,
+            offset: Offset(7),
+            skip: 512,
+        },
+        Request::LaneOutputs {
+            name: "zones".into(),
+            lane: PARTITION,
+            topic: TOPIC,
+            partition: PARTITION,
+            from: Offset(7),
+        },
+        Request::CreateDeployment { name: "zones".into(), spec: bounded() },
     ]);
     requests
 }
@@ -305,6 +320,15 @@ pub fn responses() -> Vec<Response> {
             )]
             .into(),
         })),
+        Response::LaneSnapshot(Box::new(snapshot_page())),
+        Response::LaneOutputs {
+            entries: vec![
+                LaneOutput { offset: Offset(7), end: Offset(9), input: Some(Offset(40)) },
+                LaneOutput { offset: Offset(9), end: Offset(10), input: None },
+            ],
+            next: Offset(10),
+        },
+        Response::Deployments { deployments: vec![bounded_info()] },
         Response::Status(Box::new(NodeStatus { replicas: vec![behind()], ..status() })),
     ]);
     responses
@@ -381,6 +405,8 @@ pub fn deployment() -> Deployment {
             from_latest: true,
             retries: 0,
             lateness_ms: 0,
+            cpu_percent: 0,
+            log_topic: None,
             http: None,
         },
         mode: Mode::Outbox,
@@ -406,6 +432,34 @@ fn consumer() -> DeploymentSpec {
         retries: 3,
         http: Some(HttpGrant { timeout_ms: 2_500, ca_pem, ..grant }),
         ..deployment().spec
+    }
+}
+
+/// A transform with a CPU budget, and a topic for what its module logs.
+fn bounded() -> DeploymentSpec {
+    DeploymentSpec { cpu_percent: 25, log_topic: Some("module-logs".into()), ..deployment().spec }
+}
+
+/// How that transform goes.
+fn bounded_info() -> DeploymentInfo {
+    let deployment = Deployment { spec: bounded(), ..deployment() };
+    let mut info = DeploymentInfo { deployment, ..deployment_info() };
+    for lane in &mut info.partitions {
+        (lane.throttled_us, lane.log_lines_lost) = (2_500_000, 3);
+    }
+    info
+}
+
+/// A page of a snapshot, with more to come.
+fn snapshot_page() -> SnapshotPage {
+    SnapshotPage {
+        module: "gps-geofence@1.2.0".into(),
+        schema: 1,
+        takeover: 2,
+        watermark: TIME,
+        entries: vec![(Bytes::from_static(b"bus-7"), Bytes::from_static(&[1, 0xff]))],
+        timers: vec![(Bytes::from_static(b"bus-7"), TIME)],
+        next: Some(514),
     }
 }
 
@@ -443,6 +497,8 @@ fn deployment_info() -> DeploymentInfo {
         http_requests: 0,
         http_failures: 0,
         http_wait_us: 0,
+        throttled_us: 0,
+        log_lines_lost: 0,
         last_error: Some(error),
         snapshots: vec![],
     };

@@ -115,6 +115,63 @@ pub async fn part(peers: &Peers, to: NodeId, parts: [Bytes; 2]) -> Result<Respon
     }
 }
 
+/// Has the leader append a batch of no producer's, and waits until it is committed.
+///
+/// # Errors
+/// What the leader says, or that it cannot be reached or did not answer.
+///
+/// # Cancel safety
+/// Dropping the future abandons the answer; the batch may be appended all the same.
+pub async fn produce(
+    peers: &Peers,
+    to: NodeId,
+    header: ProduceHeader,
+    batch: Bytes,
+) -> Result<(), WireError> {
+    let connection = peers.connection(to, Purpose::Control).await;
+    let connection = connection.map_err(|error| unreachable(&error))?;
+    let answered = timeout(limits::FORWARD_TIMEOUT, produce_one(&connection, header, batch)).await;
+    match answered {
+        Ok(Ok(Some(ProduceAck { result, .. }))) => match result {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                let error = WireError::new(refusal.code, refusal.message);
+                Err(WireError { outcome: refusal.outcome, ..error })
+            }
+        },
+        Ok(Ok(None)) => Err(lost("no answer came")),
+        Ok(Err(what)) => Err(lost(&what)),
+        Err(_) => Err(lost("no answer came in time")),
+    }
+}
+
+async fn produce_one(
+    connection: &Connection,
+    header: ProduceHeader,
+    batch: Bytes,
+) -> Result<Option<ProduceAck>, String> {
+    let (mut writer, mut reader) =
+        connection.open_stream().await.map_err(|error| error.to_string())?;
+    let open = control::encode(&ProduceOpen::default()).map_err(|error| error.to_string())?;
+    let parts = [Bytes::copy_from_slice(&header.encode()), batch];
+    let asked = async {
+        writer.write(FrameKind::ProduceOpen as u8, 0, &[open]).await?;
+        writer.write(FrameKind::Produce as u8, 0, &parts).await?;
+        writer.finish().await?;
+        reader.next(limits::CONTROL_BYTES_MAX).await
+    };
+    match asked.await.map_err(|error| error.to_string())? {
+        Some(frame) if frame.kind == FrameKind::ProduceAck as u8 => {
+            Ok(ProduceAck::decode(&mut frame.body.clone()))
+        }
+        Some(frame) => {
+            let told = control::decode::<WireError>(&frame.body);
+            Err(told.map_or_else(|_| "not an answer".to_owned(), |error| error.to_string()))
+        }
+        None => Ok(None),
+    }
+}
+
 /// Has the leader serve a subscription, and passes on what it sends, to the end. What the client
 /// does not read holds the leader back: at most one frame is on its way here.
 ///

@@ -1,10 +1,10 @@
 //! What a lane makes of a run of its module: one entry of its home. Pure.
 
 use std::collections::BTreeMap;
+use weir_core::deploy::Deployment;
 use weir_core::deploy::outbox::{self, PART_BYTES_MAX, Part};
 use weir_core::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, KIB};
 use weir_core::limits::{RECORD_BYTES_MAX, RECORD_HEADERS_MAX, STATE_KEY_BYTES_MAX};
-use weir_core::partitioner::partition_for_key;
 use weir_core::record::{
     BatchBuilder, BuildError, Compression, HeaderView, PushError, RecordBatch, RecordView, Records,
 };
@@ -209,13 +209,9 @@ impl Entry {
 
     fn place(&self, output: &OutputRecord<'_>) -> (usize, u32) {
         let topic = output.topic as usize;
-        let partitions = self.to.outputs.get(topic).map_or(1, |output| output.partitions.max(1));
-        let partition = match output.key {
-            _ if self.to.direct => self.to.lane.0,
-            Some(key) => partition_for_key(key, partitions).0,
-            None => self.to.lane.0 % partitions,
-        };
-        (topic, partition)
+        let partitions = self.to.outputs.get(topic).map_or(1, |output| output.partitions);
+        let Destinations { direct, lane, .. } = self.to;
+        (topic, Deployment::output_partition(direct, lane, output.key, partitions).0)
     }
 
     fn push(

@@ -9,12 +9,15 @@
 //! version that the lane had when it ran it.
 
 mod commit;
+mod waiting;
 
+use super::budget::CpuBudget;
 use super::entry::{AddError, Destination, Destinations, Entry, Origin};
 use super::http::Outgoing;
+use super::lines::Lines;
 use super::log::ModuleLog;
 use super::meter::Meter;
-use super::source::{Dry, Source};
+use super::source::Source;
 use super::state::{SharedState, View, lock};
 use super::takeover::{self, TakeoverError};
 use super::{Deployments, Orders};
@@ -24,7 +27,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use weir_core::deploy::keys::{Lane, Position};
 use weir_core::deploy::{Deployment, Mode, OnError};
 use weir_core::limits;
@@ -36,11 +39,7 @@ use weir_wasm::abi::Place;
 use weir_wasm::bisect;
 use weir_wasm::columns::Watermark;
 use weir_wasm::http::HttpClient;
-use weir_wasm::{GuestLimits, Runner, Surroundings, Transformed, Work};
-
-/// How far ahead of the node's clock an event time counts for the watermark, in milliseconds: one
-/// wrong date of a receiver must not end all windows for ever.
-const EVENT_TIME_AHEAD_MS: i64 = 3_600_000;
+use weir_wasm::{GuestLimits, Report, Runner, Surroundings, Transformed, Work};
 
 /// What a lane is made of.
 pub struct LaneTask {
@@ -62,6 +61,10 @@ pub struct LaneTask {
     pub meter: Arc<Meter>,
     /// What its module logs.
     pub log: Arc<ModuleLog>,
+    /// Where that goes besides.
+    pub lines: Option<Lines>,
+    /// What CPU time the module may take, in all lanes of this node together.
+    pub budget: Arc<CpuBudget>,
     /// Those of its lanes that may hold a batch in memory.
     pub turns: Arc<Semaphore>,
     /// A record failed: it is tried alone.
@@ -104,6 +107,8 @@ struct Job {
     runner: Runner,
     to: Destinations,
     origin: Origin,
+    /// As its log lines name it.
+    module: Arc<str>,
     view: View,
     stored: SharedState,
     epoch: LeaderEpoch,
@@ -280,6 +285,7 @@ impl LaneTask {
         let position = known.unwrap_or(first);
         let told = known.map_or(Offset(-1), |known| known.next);
         let mut job = Job {
+            module: id.to_string().into(),
             origin: Origin {
                 deployment: deployment.name.clone(),
                 module: id.to_string(),
@@ -373,6 +379,7 @@ impl LaneTask {
         if !self.source.has(job.position.next) {
             return self.wait(job).await;
         }
+        self.within_budget(job).await?;
         let turn = self.turns.clone().acquire_owned().await;
         let at_work = self.deployments.at_work(&job.deployment).clone().acquire_owned().await;
         let Some(chunk) = self.source.read(job.position.next).await? else { return Ok(()) };
@@ -385,7 +392,8 @@ impl LaneTask {
         let mut batches = chunk.batches.into_iter();
         for bytes in &mut batches {
             self.batch(job, bytes).await?;
-            if job.entry.bytes() >= limits::LANE_ENTRY_BYTES || self.has_orders() {
+            let full = job.entry.bytes() >= limits::LANE_ENTRY_BYTES;
+            if full || self.has_orders() || self.budget.pause(Instant::now()).is_some() {
                 break;
             }
         }
@@ -446,7 +454,7 @@ impl LaneTask {
         let watermark = Watermark {
             at: job.position.watermark,
             lateness_ms: i64::from(job.deployment.spec.lateness_ms),
-            event_time_max: TimestampMs(self.shared.now().0 + EVENT_TIME_AHEAD_MS),
+            event_time_max: TimestampMs(self.shared.now().0 + limits::EVENT_TIME_AHEAD_MS),
         };
         let work = Work {
             records: Some(records.clone()),
@@ -462,8 +470,7 @@ impl LaneTask {
             // no effect.
             _ = orders.changed() => return Err(Ended::Orders),
         };
-        self.meter.ran(&made.report);
-        self.log.take(self.input.index, &made.report, self.shared.now());
+        self.ran(job, &made.report);
         let count = match job.entry.add(records, &made, &job.origin) {
             Err(AddError::Full) if !job.entry.is_empty() => {
                 self.commit(job).await?;
@@ -503,6 +510,17 @@ impl LaneTask {
         job.position.next = offset;
         self.stopped(job, offset, moved, stopped.error.to_string())?;
         Ok(made.report.http.requests > 0)
+    }
+
+    /// Takes note of what a run took and said.
+    fn ran(&self, job: &Job, report: &Report) {
+        let now = self.shared.now();
+        self.meter.ran(report);
+        self.budget.spend(report.cpu, Instant::now());
+        self.log.take(self.input.index, report, now);
+        if let Some(lines) = &self.lines {
+            lines.take(&self.meter, report, &job.module, now);
+        }
     }
 
     /// What to do at a record at which everything stopped.
@@ -551,40 +569,6 @@ impl LaneTask {
         if let Some(last) = passed.next_back() {
             let at = records.iter().nth(last.index as usize).map(|record| record.offset);
             self.meter.note(at, &last.error.to_string(), self.shared.now());
-        }
-    }
-
-    /// Waits for input. Stores the position meanwhile if it has moved.
-    async fn wait(&mut self, job: &mut Job) -> Result<(), Ended> {
-        let next = job.position.next;
-        let untold = job.told.0 != next;
-        let due = limits::LANE_POSITION_INTERVAL.saturating_sub(job.told.1.elapsed());
-        let patience = if untold { due } else { Duration::ZERO };
-        let home = self.home.clone();
-        tokio::select! {
-            changed = self.source.changed(next) => changed.map_err(|dry| match dry {
-                Dry::Deleted => Ended::Stopped(None, "the input topic was deleted".to_owned()),
-                Dry::Trouble(error) => error.into(),
-            }),
-            () = lead_lost(&home) => Err(Ended::Elsewhere),
-            changed = self.orders.changed() => {
-                if changed.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                self.orders.mark_changed();
-                Err(Ended::Orders)
-            }
-            () = sleep(patience), if untold => self.commit(job).await,
-        }
-    }
-}
-
-/// Waits until this node leads no more.
-async fn lead_lost(home: &Partition) {
-    let mut progress = home.progress();
-    while progress.borrow_and_update().led {
-        if progress.changed().await.is_err() {
-            return;
         }
     }
 }

@@ -84,7 +84,8 @@ impl Lines {
     }
 }
 
-fn level(level: LogLevel) -> ModuleLevel {
+/// The same as the wire has it.
+pub fn level(level: LogLevel) -> ModuleLevel {
     match level {
         LogLevel::Error => ModuleLevel::Error,
         LogLevel::Warn => ModuleLevel::Warn,

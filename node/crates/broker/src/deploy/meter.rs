@@ -87,9 +87,24 @@ impl Meter {
         lock(&self.info).last_error = Some(error);
     }
 
+    /// The input partition.
+    #[must_use]
+    pub fn partition(&self) -> PartitionIndex {
+        lock(&self.info).partition
+    }
+
+    /// The lane stood still because the module had used its CPU budget.
+    pub fn throttled(&self, time: Duration) {
+        lock(&self.info).throttled_us += micros(time);
+    }
+
+    /// Lines of the module did not get to the log topic.
+    pub fn lines_lost(&self, lines: u64) {
+        lock(&self.info).log_lines_lost += lines;
+    }
+
     /// The module ran.
     pub fn ran(&self, report: &Report) {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let mut info = lock(&self.info);
         info.cpu_us += micros(report.cpu);
         info.memory_bytes = report.memory_bytes as u64;
@@ -109,4 +124,8 @@ impl Meter {
         info.state = LaneCondition::Running;
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

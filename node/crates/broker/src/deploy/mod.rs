@@ -10,13 +10,16 @@
 //! What the lane reads, and where its outputs go, may be led by others ([`source`], [`deliver`]).
 
 mod append;
+mod budget;
 mod changes;
 pub mod deliver;
 mod distributor;
 mod entry;
 pub mod http;
+mod inspect;
 mod kept;
 mod lane;
+mod lines;
 mod log;
 mod meter;
 mod read;
@@ -29,15 +32,18 @@ mod thread;
 mod versions;
 
 use crate::broker::Shared;
+use budget::CpuBudget;
 use distributor::Distributor;
 use http::SystemTrust;
 use lane::LaneTask;
+use lines::Lines;
 use log::ModuleLog;
 use meter::Meter;
 use source::Source;
 use state::{States, lock};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use weir_core::deploy::keys::Lane;
@@ -224,6 +230,8 @@ impl Deployments {
             None => ModuleLog::default(),
         };
         let (mut lanes, log) = (Vec::new(), Arc::new(log));
+        let budget = Arc::new(budget(shared, &deployment));
+        let lines = self.lines(shared, &deployment, (&orders, &distributing));
         for index in (0..input.config.partitions).map(PartitionIndex) {
             let pair = registry.partition(input.id, index).zip(registry.partition(home.id, index));
             let Some((input, home)) = pair else { continue };
@@ -244,6 +252,8 @@ impl Deployments {
             let task = LaneTask {
                 turns: turns.clone(),
                 log: log.clone(),
+                budget: budget.clone(),
+                lines: lines.clone(),
                 shared: shared.clone(),
                 deployments: self.clone(),
                 lane,
@@ -262,6 +272,20 @@ impl Deployments {
             running.drain(&self.thread);
         }
         Some(running)
+    }
+
+    /// The way to the log topic, if the deployment names one.
+    fn lines(
+        &self,
+        shared: &Arc<Shared>,
+        deployment: &Deployment,
+        (orders, tasks): (&watch::Sender<Orders>, &TaskTracker),
+    ) -> Option<Lines> {
+        let topic = deployment.spec.log_topic.as_deref()?;
+        let orders = orders.subscribe();
+        let (lines, task) = Lines::open(shared, &self.states, orders, (deployment, topic));
+        tasks.spawn_on(task.run(), &self.thread);
+        Some(lines)
     }
 
     /// Removes from the log what deployments that are gone left in partitions that are still there,
@@ -320,6 +344,12 @@ impl Running {
             (orders.ended, orders.abandoned) = (true, true);
         });
     }
+}
+
+/// What CPU time the module of a deployment may take on this node.
+fn budget(shared: &Shared, deployment: &Deployment) -> CpuBudget {
+    let most = shared.config.deployment_cpu_percent;
+    CpuBudget::new(deployment.spec.cpu_percent, most, Instant::now())
 }
 
 /// The deployments that there are.

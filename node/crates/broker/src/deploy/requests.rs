@@ -1,7 +1,7 @@
 //! Requests about deployments.
 
 use crate::broker::Shared;
-use crate::deploy::changes;
+use crate::deploy::{changes, inspect};
 use crate::session::Session;
 use std::sync::Arc;
 use weir_core::access::Role;
@@ -60,6 +60,12 @@ pub async fn answer(session: &Session, request: Request) -> Result<Response, Wir
         Request::CheckDeployment { name, version, restore, rollback } => {
             session.member()?;
             changes::check(&session.shared, &name, &version, (&restore, rollback)).await
+        }
+        Request::LaneSnapshot { name, partition, offset, skip } => {
+            inspect::snapshot(session, &name, partition, (offset, skip)).await
+        }
+        Request::LaneOutputs { name, lane, topic, partition, from } => {
+            inspect::outputs(session, &name, lane, (topic, partition, from)).await
         }
         _ => Err(WireError::new(ErrorCode::Unsupported, "not about deployments")),
     }

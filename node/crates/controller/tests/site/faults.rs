@@ -112,6 +112,8 @@ fn deploy(n: u64, ca_bytes: usize) -> Command {
         from_latest: false,
         retries: 0,
         lateness_ms: 0,
+        cpu_percent: 0,
+        log_topic: None,
         http: Some(http),
     };
     let ask = DeployAsk::Create { name: format!("d{n}"), spec };

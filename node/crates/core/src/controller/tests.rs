@@ -47,6 +47,8 @@ fn deploy(name: &str, from: &str, to: &[&str]) -> Command {
         from_latest: false,
         retries: 0,
         lateness_ms: 0,
+        cpu_percent: 0,
+        log_topic: None,
         http: None,
     };
     ask(DeployAsk::Create { name: name.into(), spec })

@@ -30,6 +30,7 @@ use crate::ids::{Offset, PartitionIndex, TimestampMs};
 use crate::limits;
 use crate::module::name::{ModuleName, ModuleRef};
 use crate::module::{KindName, ModuleError, ModuleKind, kind_name};
+use crate::partitioner::partition_for_key;
 use http::{HttpGrant, HttpGrantError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -155,6 +156,14 @@ pub struct DeploymentSpec {
     /// A consumer's: where it may send requests to; `None`: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpGrant>,
+    /// Most CPU time that its module may take on a node, all partitions there together, in percent
+    /// of one core. 0: as much as the node allows any deployment.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cpu_percent: u32,
+    /// A topic to which what its module logs is appended, as far as that can be done at once;
+    /// `None`: it is only kept in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_topic: Option<String>,
 }
 
 /// A deployment as metadata knows it.
@@ -207,12 +216,29 @@ impl Deployment {
         (self.mode == Mode::Outbox).then(|| format!("{OUTBOX_PREFIX}{}", self.name))
     }
 
+    /// The partition of an output topic with `partitions` that an output with this key goes to,
+    /// made of the input partition `lane`. `direct`: the deployment has no outbox.
+    #[must_use]
+    pub fn output_partition(
+        direct: bool,
+        lane: PartitionIndex,
+        key: Option<&[u8]>,
+        partitions: u32,
+    ) -> PartitionIndex {
+        match key {
+            _ if direct => lane,
+            Some(key) => partition_for_key(key, partitions.max(1)),
+            None => PartitionIndex(lane.0 % partitions.max(1)),
+        }
+    }
+
     /// Whether it reads or writes this topic.
     #[must_use]
     pub fn uses(&self, topic: &str) -> bool {
         self.spec.from == topic
             || self.spec.to.iter().any(|to| to == topic)
             || self.dead_letter_topic().is_some_and(|dead| dead == topic)
+            || self.spec.log_topic.as_ref().is_some_and(|log| log == topic)
     }
 }
 
@@ -278,6 +304,16 @@ pub enum DeployError {
     /// HTTP for something that is no consumer.
     #[error("only consumers send requests over HTTP: what a transform makes must not depend on it")]
     TransformHttp,
+    /// The module would read what it logs, or its outputs be mixed with that.
+    #[error("`{0}` is input or output of the deployment: what its module logs needs another topic")]
+    LogTopic(String),
+    /// More CPU time than any machine has.
+    #[error(
+        "a CPU budget of {0} %: it is in percent of one core, and at most {max}; 0 is none of its \
+         own",
+        max = limits::DEPLOYMENT_CPU_PERCENT_MAX
+    )]
+    CpuPercent(u32),
     /// Something is wrong with what is granted.
     #[error(transparent)]
     Http(#[from] HttpGrantError),
@@ -374,6 +410,15 @@ impl DeploymentSpec {
         }
         if self.retries > 0 && self.on_error != OnError::Retry {
             return Err(DeployError::NoRetries);
+        }
+        if self.cpu_percent > limits::DEPLOYMENT_CPU_PERCENT_MAX {
+            return Err(DeployError::CpuPercent(self.cpu_percent));
+        }
+        if let Some(log) = &self.log_topic {
+            let dead = self.dead_letter.as_ref() == Some(log);
+            if *log == self.from || self.to.contains(log) || dead {
+                return Err(DeployError::LogTopic(log.clone()));
+            }
         }
         if let Some(http) = &self.http {
             if self.kind != DeploymentKind::Consumer {

@@ -156,6 +156,7 @@ impl Image {
         {
             return Err(DeployError::Limit.into());
         }
+        spec.log_topic.iter().try_for_each(|topic| self.user_topic(topic).map(drop))?;
         let outputs = spec.to.iter().map(|topic| self.user_topic(topic));
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
         let deployment = Deployment {
@@ -288,6 +289,8 @@ mod tests {
             from_latest: false,
             retries: 0,
             lateness_ms: 0,
+            cpu_percent: 0,
+            log_topic: None,
             http: None,
         }
     }

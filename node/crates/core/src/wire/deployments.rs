@@ -2,6 +2,7 @@
 
 use crate::deploy::Deployment;
 use crate::ids::{Offset, PartitionIndex, TimestampMs};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// One deployment and how it goes.
@@ -65,6 +66,12 @@ pub struct LaneInfo {
     /// How long the module waited for responses, in microseconds.
     #[serde(skip_serializing_if = "is_zero")]
     pub http_wait_us: u64,
+    /// How long it stood still because the module had used its CPU budget, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttled_us: u64,
+    /// Lines of the module that did not get to the log topic.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub log_lines_lost: u64,
     /// What went wrong last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LaneError>,
@@ -88,6 +95,42 @@ pub struct LaneSnapshot {
     pub keys: u64,
 }
 
+/// A page of a snapshot of a lane's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPage {
+    /// The version that had left the state so, as `NAME@VERSION`.
+    pub module: String,
+    /// The number of the state's layout.
+    pub schema: u32,
+    /// The number of the takeover in which that version came: with the offset, it names the
+    /// snapshot.
+    pub takeover: u32,
+    /// Where the watermark stood.
+    pub watermark: TimestampMs,
+    /// Keys and values of the module's, in key order.
+    #[serde(default)]
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// Its timers, by key.
+    #[serde(default)]
+    pub timers: Vec<(Bytes, TimestampMs)>,
+    /// How many of both come before the next page; `None`: this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// Records that a lane wrote to a partition, one entry of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneOutput {
+    /// The offset of the first.
+    pub offset: Offset,
+    /// The offset behind the last.
+    pub end: Offset,
+    /// Where the lane's input went on behind what they were made of; `None` where they came by way
+    /// of an outbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Offset>,
+}
+
 impl Default for LaneInfo {
     fn default() -> LaneInfo {
         LaneInfo {
@@ -107,6 +150,8 @@ impl Default for LaneInfo {
             http_requests: 0,
             http_failures: 0,
             http_wait_us: 0,
+            throttled_us: 0,
+            log_lines_lost: 0,
             last_error: None,
             snapshots: Vec::new(),
         }

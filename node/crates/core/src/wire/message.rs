@@ -5,7 +5,7 @@
 //!
 //! [`ErrorCode::Unsupported`]: super::ErrorCode::Unsupported
 
-use super::deployments::{DeploymentInfo, ModuleLine};
+use super::deployments::{DeploymentInfo, LaneOutput, ModuleLine, SnapshotPage};
 use crate::deploy::{DeploymentSpec, Version};
 use crate::group::{Generation, MemberId};
 use crate::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerId, TimestampMs, TopicId};
@@ -295,6 +295,31 @@ pub enum Request {
         /// How many, at most.
         lines: u32,
     },
+    /// A snapshot of the state of one partition of a deployment, in pages.
+    LaneSnapshot {
+        /// The deployment's name.
+        name: String,
+        /// The input partition.
+        partition: PartitionIndex,
+        /// Where it was taken: see
+        /// [`LaneInfo::snapshots`](super::deployments::LaneInfo::snapshots).
+        offset: Offset,
+        /// How many keys and timers come before the page.
+        skip: u64,
+    },
+    /// Which records of an output partition one partition of a deployment wrote.
+    LaneOutputs {
+        /// The deployment's name.
+        name: String,
+        /// The input partition.
+        lane: PartitionIndex,
+        /// The output topic.
+        topic: TopicId,
+        /// Which of its partitions.
+        partition: PartitionIndex,
+        /// Entries from the one that holds this offset on.
+        from: Offset,
+    },
     /// The node and its partitions.
     Status {},
     /// How the cluster is, of which the node is part.
@@ -365,7 +390,7 @@ pub enum Request {
         /// Its size.
         bytes: u64,
     },
-    /// From another node of the cluster: some bytes of a module.
+    /// Some bytes of a module, for administrators and other nodes of the cluster.
     ModulePart {
         /// SHA-256 of the whole, in hex.
         sha256: String,
@@ -442,6 +467,15 @@ pub enum Response {
         lines: Vec<ModuleLine>,
         /// The number of the line that comes next.
         next: u64,
+    },
+    /// To `LaneSnapshot`.
+    LaneSnapshot(Box<SnapshotPage>),
+    /// To `LaneOutputs`.
+    LaneOutputs {
+        /// In log order. The first may begin before the offset that was asked for.
+        entries: Vec<LaneOutput>,
+        /// Where to go on; that offset again at the end of what is committed.
+        next: Offset,
     },
     /// To `Status`.
     Status(Box<NodeStatus>),
