@@ -26,7 +26,7 @@ Examples:
 
 Any node of the cluster can be asked. An in-sync replica has everything that was acknowledged, so a
 partition survives the loss of all its other replicas. LAG is what a replica that the leader hears
-of has yet to store: records, bytes and for how long; with --watch also when it will have caught up.")]
+of has yet to store: records, bytes and for how long; with --watch also when it will be done.")]
 pub struct Args {
     /// Again and again, until Ctrl-C
     #[arg(long, short, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s")]
