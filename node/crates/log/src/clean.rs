@@ -84,7 +84,16 @@ impl Shard {
             return;
         };
         let names: Vec<String> = group.iter().map(|file| file.name()).collect();
-        match self.rewrite(&group, background) {
+        // Somebody may have found one of them damaged since, and be at work on it.
+        let claimed = group.iter().take_while(|file| file.claim()).count();
+        let cleaned = match claimed == group.len() {
+            true => self.rewrite(&group, background),
+            false => Err(CleanError::Stopped),
+        };
+        if cleaned.is_err() {
+            group[..claimed].iter().for_each(|file| file.disclaim());
+        }
+        match cleaned {
             Ok(()) => tracing::info!(shard = self.id, ?names, "cleaned log files"),
             Err(CleanError::Stopped) => {}
             Err(CleanError::Failed(error)) => {
@@ -149,10 +158,7 @@ impl Shard {
     }
 
     fn rewrite(&self, group: &[Arc<LogFile>], background: &Background) -> Result<(), CleanError> {
-        let (Some(first), Some(last)) = (group.first(), group.last()) else {
-            return Ok(());
-        };
-        let copier = Copier::begin(self, first, last)?;
+        let copier = Copier::begin(self, group)?;
         let mut copy = Copy { shard: self, background, copier };
         let held = copy.partitions(group)?;
         copy.flush()?;

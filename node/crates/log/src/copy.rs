@@ -29,11 +29,16 @@ pub(crate) struct Copier {
 }
 
 impl Copier {
-    /// Begins a file that stands for those from `first` to `last`.
-    pub(crate) fn begin(shard: &Shard, first: &LogFile, last: &LogFile) -> Result<Copier, DbError> {
+    /// Begins a file that stands for neighbouring ones. It is of a later generation than all of
+    /// them: should a crash leave some, that says which counts.
+    pub(crate) fn begin(shard: &Shard, group: &[Arc<LogFile>]) -> Result<Copier, DbError> {
+        let (Some(first), Some(last)) = (group.first(), group.last()) else {
+            return Err(DbError::Malformed("no file to stand for"));
+        };
+        let generation = group.iter().map(|file| file.identity.generation).max();
         let identity = Identity {
             last_seq: last.identity.last_seq,
-            generation: first.identity.generation.max(last.identity.generation) + 1,
+            generation: generation.unwrap_or(0) + 1,
             created_ms: shard.clock.now().0.max(0) as u64,
             ..first.identity
         };

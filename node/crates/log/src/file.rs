@@ -22,8 +22,8 @@ pub(crate) struct LogFile {
     quarantine: Mutex<Option<DbError>>,
     /// It holds an entry that is not what was written, which the cleaner must leave where it is.
     rotten: AtomicBool,
-    /// It is being written anew.
-    mending: AtomicBool,
+    /// A file that takes its place is being written.
+    claimed: AtomicBool,
     /// When it was last read, in ticks of the shard.
     pub(crate) last_used: AtomicU64,
 }
@@ -38,7 +38,7 @@ impl LogFile {
             db: RwLock::new(None),
             quarantine: Mutex::new(None),
             rotten: AtomicBool::new(false),
-            mending: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
         }
     }
@@ -135,13 +135,15 @@ impl LogFile {
         self.is_rotten() || self.quarantined().is_some_and(content)
     }
 
-    /// Claims the file for being written anew; `false` if somebody did before.
-    pub(crate) fn begin_mending(&self) -> bool {
-        !self.mending.swap(true, Ordering::AcqRel)
+    /// Claims the file for writing another one in its place, whose name would be the same whoever
+    /// writes it; `false` if somebody did before.
+    pub(crate) fn claim(&self) -> bool {
+        !self.claimed.swap(true, Ordering::AcqRel)
     }
 
-    pub(crate) fn end_mending(&self) {
-        self.mending.store(false, Ordering::Release);
+    /// Gives the claim back: the file stays.
+    pub(crate) fn disclaim(&self) {
+        self.claimed.store(false, Ordering::Release);
     }
 }
 

@@ -151,7 +151,7 @@ impl Mend {
             let files = shard.lock_files();
             files.values().find(|file| file.uid == damaged.uid).cloned()
         };
-        let old = old.filter(|old| old.is_damaged() && old.begin_mending());
+        let old = old.filter(|old| old.is_damaged() && old.claim());
         let old = old.ok_or(MendError::Gone)?;
         // From here on dropping it ends the claim.
         let mut mend = Mend {
@@ -164,7 +164,7 @@ impl Mend {
             held: Vec::new(),
             given: 0,
         };
-        mend.copier = Some(Copier::begin(&mend.shard, &mend.old, &mend.old)?);
+        mend.copier = Some(Copier::begin(&mend.shard, std::slice::from_ref(&mend.old))?);
         mend.source = mend.open_source();
         Ok(mend)
     }
@@ -285,7 +285,7 @@ impl Drop for Mend {
         if let Some(copier) = self.copier.take() {
             copier.give_up(&self.shard);
         }
-        self.old.end_mending();
+        self.old.disclaim();
     }
 }
 
