@@ -233,9 +233,9 @@ mod tests {
             speeds.note(&status, begun + Duration::from_millis(ms));
             super::lag(&status.partitions[0], &speeds)
         };
-        assert_eq!(look(3_000, 3 << 20, 0), "2: 3,000 records, 3.0 MiB, 1.5 s");
+        assert_eq!(look(3_000, 3 << 20, 0), "2: 3,000 records, 3.00 MiB, 1.5 s");
         let told = look(2_000, 2 << 20, 2_000);
-        assert_eq!(told, "2: 2,000 records, 2.0 MiB, 1.5 s, 512.0 KiB/s closer, 4s to go");
+        assert_eq!(told, "2: 2,000 records, 2.00 MiB, 1.5 s, 512 KiB/s closer, 4s to go");
         assert!(look(2_500, 3 << 20, 3_000).ends_with("comes no closer"));
         assert_eq!(look(0, 0, 4_000), "-");
     }
