@@ -85,6 +85,11 @@ impl Event {
             Event::Deliver { from, to, message: Message::Heartbeat { node, incarnation } } => {
                 write!(out, "{at} heartbeat {from} {to} {node} {incarnation}")
             }
+            // Encoded: within a view producers are in no order.
+            Event::Deliver { from, to, message: Message::Answer(partition, answer, view) } => {
+                write!(out, "{at} answer {from} {to} {partition} {answer:?}")?;
+                view.iter().try_for_each(|view| write!(out, " {:?}", &view.encode()[..]))
+            }
             Event::Snapshot { node, snapshot: Snapshot { partition, to, .. }, .. } => {
                 write!(out, "{at} snapshot {node} {partition} {to}")
             }
