@@ -231,8 +231,10 @@ impl Mend {
     /// [`MendError::Gone`] if something is missing or the old file is not there any more;
     /// [`MendError::Disk`].
     pub fn finish(mut self) -> Result<u64, MendError> {
-        let copier = self.copier.take().filter(|_| self.left.is_empty());
-        let copier = copier.filter(|_| self.shard.is_listed(&self.old)).ok_or(MendError::Gone)?;
+        if !self.left.is_empty() || !self.shard.is_listed(&self.old) {
+            return Err(MendError::Gone);
+        }
+        let copier = self.copier.take().ok_or(MendError::Gone)?;
         self.shard.replace(std::slice::from_ref(&self.old), copier, &self.held)?;
         tracing::info!(file = %self.old.path.display(), given = self.given,
             "a damaged log file was written anew");

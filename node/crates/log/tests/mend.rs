@@ -204,6 +204,8 @@ fn refusals() {
     }
     mend.give(&good).unwrap();
     assert!(matches!(mend.finish(), Err(MendError::Gone)), "something is missing");
+    let left = twins.disk.list(Path::new(DIR)).unwrap();
+    assert!(!left.iter().any(|name| name.contains(".c1.")), "{left:?}");
     assert_eq!(twins.log.log.damaged_files(), std::slice::from_ref(&damaged));
     assert!(twins.files().contains(&file));
     twins.mend(&damaged);
