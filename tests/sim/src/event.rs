@@ -90,6 +90,10 @@ impl Event {
                 write!(out, "{at} answer {from} {to} {partition} {answer:?}")?;
                 view.iter().try_for_each(|view| write!(out, " {:?}", &view.encode()[..]))
             }
+            Event::Cut { node, partition, cut: Cut::Reset { start, epochs, snapshot }, .. } => {
+                let view = snapshot.encode();
+                write!(out, "{at} reset {node} {partition} {start} {epochs:?} {:?}", &view[..])
+            }
             Event::Snapshot { node, snapshot: Snapshot { partition, to, .. }, .. } => {
                 write!(out, "{at} snapshot {node} {partition} {to}")
             }
